@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// An executable or library that is mapped into this process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Module {
     /// The file to read symbols from; `/proc/self/exe` for the program itself, so that a binary
     /// replaced on disk is still the one that runs. `None` for the vDSO.

@@ -1,0 +1,336 @@
+//! The collector: one thread that owns sampling, empties the ring, and closes windows.
+//!
+//! It wakes some ten times a second, and when a thread registers. Naming and exporting happen on
+//! another thread (`courier.rs`), so a slow server or a large binary never keeps the ring full.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::aggregate::{Aggregate, Grain, Window};
+use crate::clock::{Ledger, process_cpu_ns};
+use crate::courier::Courier;
+use crate::handler::{Desk, no_handler_runs};
+use crate::module::Module;
+use crate::modules::Modules;
+use crate::report::Said;
+use crate::ring::Lost;
+use crate::sample::{Context, Head};
+use crate::sampler::{self, Sampler};
+use crate::span::path::{self, Book, Usage};
+use crate::stats::Stats;
+use crate::thread as threads;
+use crate::unwind::CodeMap;
+
+/// How often the ring is emptied at least.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+/// A sweep of the task list may take a thousandth of one processor at most.
+const SWEEP_SHARE: u32 = 1000;
+/// How often the signal's owner is checked.
+const CHECK_SIGNAL_EVERY: Duration = Duration::from_secs(1);
+
+/// Words of a sample with a deep stack.
+const DEEP_SAMPLE_WORDS: u64 = 128;
+
+/// What the profiler asks of its collector.
+pub(crate) enum Command {
+    /// Samples a second of CPU time.
+    SetHertz(u32),
+    /// Pauses sampling, or goes on.
+    SetRunning(bool),
+    Stop,
+}
+
+/// What stays the same while it runs.
+pub(crate) struct Settings {
+    pub(crate) window: Duration,
+    pub(crate) grain: Grain,
+    pub(crate) signal: i32,
+    /// Samples are CPU time, so the process's clock tells what is missing.
+    pub(crate) is_cpu_time: bool,
+}
+
+/// The collector's whole state.
+pub(crate) struct Collector {
+    settings: Settings,
+    desk: &'static Desk,
+    sampler: Sampler,
+    courier: Courier,
+    stats: Arc<Mutex<Stats>>,
+    said: Said,
+
+    // what is mapped
+    modules: Modules,
+    /// The objects that the samples of this generation were taken among.
+    mapped: Vec<Arc<Module>>,
+    /// Maps that a handler may still be reading.
+    retired: Vec<Box<CodeMap>>,
+
+    // the window under way
+    start: (SystemTime, Instant),
+    aggregate: Aggregate,
+    ledger: Ledger,
+    lost: Lost,
+    usage_before: Vec<Usage>,
+    book: Book,
+    message: Vec<u64>,
+
+    next_sweep: Instant,
+    next_signal_check: Instant,
+    registered: u32,
+}
+
+impl Collector {
+    pub(crate) fn new(
+        settings: Settings,
+        desk: &'static Desk,
+        sampler: Sampler,
+        courier: Courier,
+        stats: Arc<Mutex<Stats>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            aggregate: Aggregate::new(settings.grain),
+            settings,
+            desk,
+            sampler,
+            courier,
+            stats,
+            said: Said::new(),
+            modules: Modules::default(),
+            mapped: Vec::new(),
+            retired: Vec::new(),
+            start: (SystemTime::now(), now),
+            ledger: Ledger::default(),
+            lost: Lost::default(),
+            usage_before: Vec::new(),
+            book: Book::default(),
+            message: Vec::new(),
+            next_sweep: now,
+            next_signal_check: now + CHECK_SIGNAL_EVERY,
+            registered: 0,
+        }
+    }
+
+    /// Attaches all threads that there are: sampling has begun when this returns.
+    pub(crate) fn begin(&mut self) {
+        sampler::set_collector(Some(thread::current()));
+        self.desk.ring.take_lost();
+        self.publish_code();
+        self.mapped = self.modules.list().to_vec();
+        self.book.refresh();
+        self.usage_before = self.book.usage();
+        self.start = (SystemTime::now(), Instant::now());
+        self.ledger.clock(process_cpu_ns());
+        self.registered = threads::registered();
+        self.sweep();
+        self.publish_stats();
+    }
+
+    /// Works until it is told to stop, or until the profiler is gone.
+    pub(crate) fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            match commands.try_recv() {
+                Ok(Command::SetHertz(hz)) => self.set_hz(hz),
+                Ok(Command::SetRunning(running)) => self.set_running(running),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => {
+                    self.work(Instant::now());
+                    thread::park_timeout(self.drain_interval());
+                }
+            }
+        }
+        self.end();
+    }
+
+    fn work(&mut self, now: Instant) {
+        if self.registered != threads::registered() {
+            self.registered = threads::registered();
+            self.sampler.attach_registered();
+        }
+        self.drain();
+        if self.modules.refresh() {
+            // What came until now was taken before the change.
+            self.aggregate.end_generation(&self.mapped);
+            self.mapped = self.modules.list().to_vec();
+            self.publish_code();
+        }
+        if now >= self.next_sweep {
+            self.sweep();
+        }
+        if now >= self.next_signal_check {
+            self.next_signal_check = now + CHECK_SIGNAL_EVERY;
+            self.check_signal();
+        }
+        if now.saturating_duration_since(self.start.1) >= self.settings.window {
+            self.close_window(false);
+        }
+        if !self.retired.is_empty() && no_handler_runs() {
+            self.retired.clear();
+        }
+        self.publish_stats();
+    }
+
+    fn end(mut self) {
+        self.sampler.detach_all();
+        sampler::set_collector(None);
+        self.drain();
+        self.close_window(true);
+        self.publish_stats();
+        self.retired.extend(self.desk.publish(None));
+        if !no_handler_runs() {
+            // A thread was interrupted within its handler. Some memory is given up rather than
+            // taken from under it.
+            std::mem::forget(self.retired);
+        }
+        self.courier.close();
+    }
+
+    /// Half of what fills the ring when every processor is busy and stacks are deep.
+    fn drain_interval(&self) -> Duration {
+        let words_a_second = u64::from(self.sampler.hz()) * processors() as u64 * DEEP_SAMPLE_WORDS;
+        let fill_ms = self.desk.ring.words() as u64 * 1000 / words_a_second.max(1);
+        Duration::from_millis((fill_ms / 2).max(1)).min(DRAIN_EVERY)
+    }
+
+    /// Takes what the handlers wrote.
+    fn drain(&mut self) {
+        let mut message = std::mem::take(&mut self.message);
+        let mut tally = Stats::default();
+        while self.desk.ring.pop(&mut message) {
+            let Some((head, lists)) = Head::decode(&message) else { continue };
+            let count = u64::from(head.count);
+            tally.samples += count;
+            match head.context {
+                Context::Outside => tally.outside_spans += count,
+                Context::Unknown => tally.unknown_span += count,
+                Context::In(_) => {}
+            }
+            if !head.complete {
+                tally.incomplete += count;
+            }
+            self.ledger.sampled(head.weight);
+            self.aggregate.add(&head, &lists);
+        }
+        self.message = message;
+        let lost = self.desk.ring.take_lost();
+        self.lost.count += lost.count;
+        self.lost.weight += lost.weight;
+        self.ledger.sampled(lost.weight);
+        let mut stats = lock(&self.stats);
+        stats.samples += tally.samples;
+        stats.outside_spans += tally.outside_spans;
+        stats.unknown_span += tally.unknown_span;
+        stats.incomplete += tally.incomplete;
+        stats.lost += lost.count;
+    }
+
+    fn sweep(&mut self) {
+        let begin = Instant::now();
+        let before = self.sampler.threads();
+        self.sampler.sweep();
+        if self.sampler.threads() != before {
+            // The stacks of threads that did not register may lie in new mappings.
+            self.publish_code();
+        }
+        for note in self.sampler.take_notes() {
+            self.said.once(note.clone(), || note);
+        }
+        self.next_sweep = begin + DRAIN_EVERY.max(begin.elapsed() * SWEEP_SHARE);
+    }
+
+    fn publish_code(&mut self) {
+        let code = self.modules.code_map();
+        self.desk.warm_up(&code);
+        self.retired.extend(self.desk.publish(Some(Box::new(code))));
+    }
+
+    /// Somebody may install a handler of their own later on: then the signal is theirs.
+    fn check_signal(&mut self) {
+        if self.sampler.is_running() && !sampler::is_installed(self.settings.signal) {
+            self.set_running(false);
+            let signal = self.settings.signal;
+            self.said.once("signal", || {
+                format!(
+                    "sampling stopped: signal {signal} got another handler in this process; \
+                     choose another signal by .signal(Signal::Realtime(n))"
+                )
+            });
+            lock(&self.stats).reason = format!("stopped: signal {signal} got another handler");
+        }
+    }
+
+    fn set_running(&mut self, running: bool) {
+        if running == self.sampler.is_running() {
+            return;
+        }
+        self.sampler.set_running(running);
+        self.drain();
+        self.ledger.clock(process_cpu_ns());
+        if !running {
+            self.ledger.pause();
+        }
+    }
+
+    fn set_hz(&mut self, hz: u32) {
+        // Nothing ticks while the weight of a tick changes.
+        let running = self.sampler.is_running();
+        self.set_running(false);
+        self.sampler.set_hz(hz);
+        if self.settings.is_cpu_time {
+            self.desk.period.store(self.sampler.period_ns(), Ordering::Relaxed);
+        }
+        self.set_running(running);
+    }
+
+    fn close_window(&mut self, last: bool) {
+        if self.sampler.is_running() {
+            self.ledger.clock(process_cpu_ns());
+        }
+        let mut unsampled_ns = 0;
+        if self.settings.is_cpu_time {
+            // Each thread is somewhere within a period; at the end that is what is missing.
+            let (perf, timer) = self.sampler.threads();
+            let slack = if last { 0 } else { self.sampler.period_ns() * (perf + timer) as u64 };
+            unsampled_ns = self.ledger.take_unsampled(slack);
+        }
+        let (generations, crowded) = self.aggregate.take(&self.mapped);
+        self.book.refresh();
+        let usage = self.book.usage();
+        let before = std::mem::replace(&mut self.usage_before, usage);
+        let now = (SystemTime::now(), Instant::now());
+        let start = std::mem::replace(&mut self.start, now);
+        self.courier.send(Window {
+            start: start.0,
+            // By the monotonic clock: the other one may jump.
+            duration: now.1.saturating_duration_since(start.1),
+            period: self.sampler.period_ns(),
+            generations,
+            lost: std::mem::take(&mut self.lost),
+            crowded,
+            unsampled_ns,
+            usage: path::difference(&self.usage_before, &before),
+        });
+        let mut stats = lock(&self.stats);
+        stats.cpu = Duration::from_nanos(self.ledger.total_cpu_ns());
+        stats.unsampled += Duration::from_nanos(unsampled_ns);
+    }
+
+    fn publish_stats(&self) {
+        let mut stats = lock(&self.stats);
+        (stats.perf_threads, stats.timer_threads) = self.sampler.threads();
+        stats.hertz = self.sampler.hz();
+        stats.spans_too_deep = threads::slots().map(|slot| slot.spans.too_deep()).sum();
+    }
+}
+
+fn lock(stats: &Mutex<Stats>) -> MutexGuard<'_, Stats> {
+    stats.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Processors that this process may use.
+pub(crate) fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}

@@ -1,0 +1,217 @@
+//! Which spans a thread is in: a stack that the thread writes and its own signal handler reads.
+//!
+//! Pushing writes the entry first and the new depth after it; popping stores the old depth. One
+//! store of one word makes either visible, so a handler that interrupts anywhere sees the stack as
+//! it was before or as it is after. Nobody else reads or writes it.
+
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence};
+
+use crate::span::record::SpanRecord;
+
+/// Spans that one thread can be in at once. Those entered deeper keep the label of the last one
+/// here, and are counted.
+pub(crate) const SPANS_DEPTH: usize = 64;
+
+struct Entry {
+    /// Null once the span was left while others above it stayed.
+    record: AtomicPtr<SpanRecord>,
+    ident: AtomicU64,
+    sequence: AtomicU32,
+}
+
+/// The spans that a thread is in, innermost last.
+pub(crate) struct SpanStack {
+    depth: AtomicU32,
+    /// Entries below `depth` whose span was left out of order.
+    left: AtomicU32,
+    /// How often a span was entered deeper than there is room.
+    too_deep: AtomicU64,
+    entries: [Entry; SPANS_DEPTH],
+}
+
+/// What the handler finds on a thread's stack.
+#[derive(Clone, Copy)]
+pub(crate) enum Top {
+    /// The thread is in no span.
+    Outside,
+    /// The innermost span, and the sequence number it was entered with.
+    In(&'static SpanRecord, u32),
+}
+
+impl SpanStack {
+    pub(crate) const fn new() -> Self {
+        Self {
+            depth: AtomicU32::new(0),
+            left: AtomicU32::new(0),
+            too_deep: AtomicU64::new(0),
+            entries: [const {
+                Entry {
+                    record: AtomicPtr::new(std::ptr::null_mut()),
+                    ident: AtomicU64::new(0),
+                    sequence: AtomicU32::new(0),
+                }
+            }; SPANS_DEPTH],
+        }
+    }
+
+    /// Enters a span.
+    #[inline]
+    pub(crate) fn push(&self, ident: u64, record: &'static SpanRecord) {
+        let depth = self.depth.load(Ordering::Relaxed);
+        if let Some(entry) = self.entries.get(depth as usize) {
+            entry.record.store(std::ptr::from_ref(record).cast_mut(), Ordering::Relaxed);
+            entry.ident.store(ident, Ordering::Relaxed);
+            entry.sequence.store(record.sequence(), Ordering::Relaxed);
+        } else {
+            self.too_deep.store(self.too_deep.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+        // The reader is a signal handler of this same thread: the compiler's order is enough.
+        compiler_fence(Ordering::Release);
+        self.depth.store(depth + 1, Ordering::Relaxed);
+    }
+
+    /// Leaves a span: nearly always the innermost one.
+    #[inline]
+    pub(crate) fn pop(&self, ident: u64) {
+        let below = self.depth.load(Ordering::Relaxed).wrapping_sub(1);
+        if let Some(entry) = self.entries.get(below as usize)
+            && entry.ident.load(Ordering::Relaxed) == ident
+            && self.left.load(Ordering::Relaxed) == 0
+        {
+            self.depth.store(below, Ordering::Relaxed);
+        } else {
+            self.pop_slowly(ident);
+        }
+    }
+
+    #[cold]
+    fn pop_slowly(&self, ident: u64) {
+        let depth = self.depth.load(Ordering::Relaxed) as usize;
+        let stored = depth.min(SPANS_DEPTH);
+        let at = (0..stored).rev().find(|&at| {
+            let entry = &self.entries[at];
+            entry.ident.load(Ordering::Relaxed) == ident && !entry.record.load(Ordering::Relaxed).is_null()
+        });
+        let Some(at) = at else {
+            // One of those that found no room, or one that was never entered here.
+            if depth > SPANS_DEPTH {
+                self.depth.store(depth as u32 - 1, Ordering::Relaxed);
+            }
+            return;
+        };
+        self.entries[at].record.store(std::ptr::null_mut(), Ordering::Relaxed);
+        self.left.store(self.left.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if depth > SPANS_DEPTH {
+            return;
+        }
+        let mut depth = depth;
+        let mut dropped = 0;
+        while depth > 0 && self.entries[depth - 1].record.load(Ordering::Relaxed).is_null() {
+            depth -= 1;
+            dropped += 1;
+        }
+        self.depth.store(depth as u32, Ordering::Relaxed);
+        self.left.store(self.left.load(Ordering::Relaxed) - dropped, Ordering::Relaxed);
+    }
+
+    /// Signal side. The innermost span that the thread is in.
+    pub(crate) fn top(&self) -> Top {
+        let depth = (self.depth.load(Ordering::Relaxed) as usize).min(SPANS_DEPTH);
+        compiler_fence(Ordering::Acquire);
+        for entry in self.entries[..depth].iter().rev() {
+            let record = entry.record.load(Ordering::Relaxed);
+            // SAFETY: only records from the pool are stored here, and the pool is never unmapped.
+            if let Some(record) = unsafe { record.as_ref() } {
+                return Top::In(record, entry.sequence.load(Ordering::Relaxed));
+            }
+        }
+        Top::Outside
+    }
+
+    /// Forgets all spans: the thread ends, or another takes its place.
+    pub(crate) fn clear(&self) {
+        self.depth.store(0, Ordering::Relaxed);
+        self.left.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn too_deep(&self) -> u64 {
+        self.too_deep.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::span::record;
+
+    /// The path numbers of the open spans and, after each step, what a handler would see.
+    struct Thread {
+        stack: SpanStack,
+        records: Vec<&'static SpanRecord>,
+    }
+
+    impl Thread {
+        fn new(spans: u64) -> Self {
+            let records = (0..spans).map(|n| record::open(n + 1, n as u32, 0, None).expect("a record"));
+            Self { stack: SpanStack::new(), records: records.collect() }
+        }
+        fn enter(&self, n: usize) -> Option<u32> {
+            self.stack.push(n as u64 + 1, self.records[n]);
+            self.seen()
+        }
+        fn exit(&self, n: usize) -> Option<u32> {
+            self.stack.pop(n as u64 + 1);
+            self.seen()
+        }
+        fn seen(&self) -> Option<u32> {
+            match self.stack.top() {
+                Top::Outside => None,
+                Top::In(record, sequence) => record.observe(sequence, 1).map(|identity| identity.path),
+            }
+        }
+    }
+
+    #[test]
+    fn the_outer_span_comes_back() {
+        let t = Thread::new(2);
+        let seen = [t.enter(0), t.enter(1), t.exit(1), t.exit(0)];
+        assert_eq!(seen, [Some(0), Some(1), Some(0), None]);
+    }
+
+    #[test]
+    fn spans_left_out_of_order_leave_the_others_alone() {
+        let t = Thread::new(3);
+        let seen = [t.enter(0), t.enter(1), t.enter(2), t.exit(1), t.exit(0), t.exit(2), t.enter(1), t.exit(1)];
+        assert_eq!(seen, [Some(0), Some(1), Some(2), Some(2), Some(2), None, Some(1), None]);
+    }
+
+    #[test]
+    fn a_span_entered_twice_is_left_twice() {
+        let t = Thread::new(2);
+        let seen = [t.enter(0), t.enter(1), t.enter(0), t.exit(0), t.exit(1), t.exit(0)];
+        assert_eq!(seen, [Some(0), Some(1), Some(0), Some(1), Some(0), None]);
+    }
+
+    #[test]
+    fn leaving_what_was_never_entered_changes_nothing() {
+        let t = Thread::new(2);
+        assert_eq!([t.exit(0), t.enter(0), t.exit(1), t.exit(0)], [None, Some(0), Some(0), None]);
+    }
+
+    #[test]
+    fn spans_beyond_the_room_keep_the_last_label_and_are_counted() {
+        let t = Thread::new(SPANS_DEPTH as u64 + 3);
+        for n in 0..SPANS_DEPTH + 3 {
+            t.enter(n);
+        }
+        let last = SPANS_DEPTH as u32 - 1;
+        assert_eq!(t.seen(), Some(last));
+        assert_eq!(t.stack.too_deep(), 3);
+        for n in (SPANS_DEPTH..SPANS_DEPTH + 3).rev() {
+            assert_eq!(t.exit(n), Some(last));
+        }
+        for n in (0..SPANS_DEPTH).rev() {
+            assert_eq!(t.exit(n), n.checked_sub(1).map(|n| n as u32));
+        }
+    }
+}

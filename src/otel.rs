@@ -1,0 +1,118 @@
+//! The link with OpenTelemetry: ids from its spans, and what the profile knows back onto them.
+//!
+//! Ids are read when a span is first entered, which is when `tracing-opentelemetry` starts the
+//! OpenTelemetry span anyway; any earlier would take from the program its chance to set a remote
+//! parent.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TraceContextExt;
+use tracing::Dispatch;
+use tracing::dispatcher::WeakDispatch;
+use tracing::span::Id;
+use tracing_opentelemetry::get_otel_context;
+
+use crate::report;
+use crate::span::record::SpanRecord;
+
+/// Marks a span that has a profile, for Grafana.
+const PROFILE_ID: &str = "pyroscope.profile.id";
+
+/// What goes onto OpenTelemetry spans.
+#[derive(Debug, Default)]
+pub(crate) struct LinkOptions {
+    /// Whether every span gets a profile id, and not the local root alone.
+    pub(crate) every_span: bool,
+    /// Nanoseconds that a sample stands for; 0 when samples are not CPU time.
+    pub(crate) period_ns: AtomicU64,
+}
+
+/// One layer's way to the OpenTelemetry layer beside it.
+#[derive(Default)]
+pub(crate) struct Linker {
+    dispatch: OnceLock<WeakDispatch>,
+    /// An OpenTelemetry context was seen on this layer's spans.
+    answered: AtomicBool,
+    /// The user was told that the layers are in the wrong order.
+    order_said: AtomicBool,
+}
+
+impl Linker {
+    pub(crate) fn set_dispatch(&self, dispatch: &Dispatch) {
+        // A subscriber is registered once for each dispatch made of it; any of them leads to it.
+        let _ = self.dispatch.set(dispatch.downgrade());
+    }
+
+    /// Reads the ids of a span that is entered for the first time, and of those of its ancestors
+    /// that never were. `ancestry` begins with the span itself.
+    pub(crate) fn link(
+        &self,
+        ancestry: impl Iterator<Item = (Id, &'static SpanRecord)>,
+        options: &LinkOptions,
+    ) {
+        let dispatch = self.dispatch.get().and_then(WeakDispatch::upgrade);
+        let unlinked: Vec<_> = ancestry.take_while(|(_, record)| !record.is_linked()).collect();
+        for (id, record) in unlinked.into_iter().rev() {
+            match &dispatch {
+                Some(dispatch) => self.link_one(dispatch, &id, record, options),
+                None => record.set_unlinked(),
+            }
+        }
+    }
+
+    fn link_one(&self, dispatch: &Dispatch, id: &Id, record: &SpanRecord, options: &LinkOptions) {
+        let Some(context) = get_otel_context(id, dispatch) else { return record.set_unlinked() };
+        self.answered.store(true, Ordering::Relaxed);
+        let span = context.span();
+        let ids = span.span_context();
+        // The trace's store will not have what is not sampled.
+        if !ids.is_valid() || !ids.is_sampled() {
+            return record.set_unlinked();
+        }
+        let span_id = u64::from_be_bytes(ids.span_id().to_bytes());
+        let trace_id = u128::from_be_bytes(ids.trace_id().to_bytes());
+        // The local root is the first span of its trace in this process: its parent is in another
+        // process, or in another trace, or there is none.
+        let parent = record.parent().map(SpanRecord::identity).filter(|parent| parent.trace_id == trace_id);
+        let (root_span_id, root_path) = match parent {
+            Some(parent) => (parent.root_span_id, parent.root_path),
+            None => (span_id, record.path()),
+        };
+        if parent.is_none() || options.every_span {
+            span.set_attribute(KeyValue::new(PROFILE_ID, format!("{span_id:016x}")));
+        }
+        record.set_link(span_id, root_span_id, root_path, trace_id);
+    }
+
+    /// Writes what the profile knows of a span onto it, just before it closes.
+    pub(crate) fn report(&self, record: &SpanRecord, id: &Id, options: &LinkOptions) {
+        if record.identity().span_id == 0 {
+            return;
+        }
+        let Some(dispatch) = self.dispatch.get().and_then(WeakDispatch::upgrade) else { return };
+        let Some(context) = get_otel_context(id, &dispatch) else {
+            if !self.order_said.swap(true, Ordering::Relaxed) {
+                report::say(
+                    "spans get no pollscope.* attributes, because the OpenTelemetry layer comes before \
+                     Pollscope's: use registry().with(profiler.layer()).with(opentelemetry_layer)",
+                );
+            }
+            return;
+        };
+        let life = record.life();
+        let period_ns = options.period_ns.load(Ordering::Relaxed);
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let mut attributes = vec![
+            KeyValue::new("pollscope.samples", number(life.samples)),
+            KeyValue::new("pollscope.polls", i64::from(life.polls)),
+            KeyValue::new("pollscope.migrations", i64::from(life.migrations)),
+        ];
+        if period_ns != 0 {
+            // An estimate: a span shorter than the period has none or one.
+            attributes.push(KeyValue::new("pollscope.cpu_ns", number(life.samples.saturating_mul(period_ns))));
+        }
+        context.span().set_attributes(attributes);
+    }
+}
