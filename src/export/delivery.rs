@@ -47,8 +47,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 const MAX_ASKED_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// A request that the server has turned away this often is given up. Pyroscope answers 500 to what it
-/// cannot read and 429 to what is too large, so tries must end; a server that is only not there does
-/// not count, as then no request is to blame.
+/// cannot read and 429 to what is too large, so tries must end. A server that is not there does not
+/// count, as then no request is to blame.
 const MAX_TURNED_AWAY: u32 = 10;
 
 /// The way to one server.
@@ -138,7 +138,7 @@ impl Delivery {
             0 => Ok(()),
             n => Err(Error::new(
                 ErrorKind::Export,
-                format!("{n} profiles did not reach {} before the end", self.name()),
+                format!("{} was not reached before the end; profiles lost: {n}", self.name()),
             )),
         }
     }
@@ -195,11 +195,11 @@ impl Delivery {
                     )
                 });
             }
-            Outcome::Later { why, answer, wait } => {
-                waiting.turned_away += u32::from(answer.is_some());
+            Outcome::Later { why, status, blamed, wait } => {
+                waiting.turned_away += u32::from(blamed);
                 let given_up = waiting.turned_away >= MAX_TURNED_AWAY;
                 self.pause(wait, now);
-                self.say(&format!("later {answer:?}"), |to| {
+                self.say(&format!("later {status:?}"), |to| {
                     format!("{to} does not take profiles now: {why}; they wait in memory and are sent again")
                 });
                 if given_up {

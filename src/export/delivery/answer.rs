@@ -11,8 +11,9 @@ pub(super) enum Outcome {
     Stored,
     /// The server has it, but for a part that it refused.
     PartlyStored { message: String },
-    /// The server certainly has not got it and may take it later.
-    Later { why: String, answer: Option<u16>, wait: Option<Duration> },
+    /// The server certainly has not got it and may take it later. The request itself is to blame
+    /// perhaps, unless the server is not there at all.
+    Later { why: String, status: Option<u16>, blamed: bool, wait: Option<Duration> },
     /// The server will never take it.
     Refused { status: u16, message: String },
     /// It was sent, and nobody knows whether the server has it.
@@ -37,7 +38,8 @@ pub(super) fn read(
         504 => Outcome::Unknown { why: format!("it answered 504: {}", message()) },
         408 | 429 | 500..=599 => Outcome::Later {
             why: format!("it answered {status}: {}", message()),
-            answer: Some(status),
+            status: Some(status),
+            blamed: true,
             wait: retry_after.and_then(|value| text::retry_after(value, now)),
         },
         _ => Outcome::Refused { status, message: message() },

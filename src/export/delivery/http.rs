@@ -61,7 +61,11 @@ impl Sender {
                 )
             }
             Err(error) if all_out => Outcome::Unknown { why: describe(&error) },
-            Err(error) => Outcome::Later { why: describe(&error), answer: None, wait: None },
+            Err(error) => {
+                // Breaking off in the middle is how some servers refuse what is too large for them.
+                let blamed = unsent.len() < body.len();
+                Outcome::Later { why: describe(&error), status: None, blamed, wait: None }
+            }
         }
     }
 

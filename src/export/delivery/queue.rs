@@ -16,7 +16,7 @@ pub(super) struct Waiting {
     pub(super) body: Vec<u8>,
     /// How often it was sent, or tried to.
     pub(super) attempts: u32,
-    /// How often the server answered that it could not take it.
+    /// How often the server was there and did not take it.
     pub(super) turned_away: u32,
     since: Instant,
 }
