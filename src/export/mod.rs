@@ -9,19 +9,55 @@ use std::time::Instant;
 use crate::error::Error;
 use crate::profile::Profile;
 
+#[cfg(any(feature = "pyroscope", feature = "otlp"))]
+mod delivery;
+#[cfg(feature = "otlp")]
+mod otlp;
+#[cfg(feature = "pyroscope")]
+mod pyroscope;
+#[cfg(all(test, any(feature = "pyroscope", feature = "otlp")))]
+pub(crate) mod sample;
+mod stats;
+
+#[cfg(feature = "otlp")]
+pub use otlp::Otlp;
+#[cfg(feature = "pyroscope")]
+pub use pyroscope::Pyroscope;
+pub use stats::ExportStats;
+
 /// Something that takes profiles out of the process.
 pub trait Export: Send {
     /// A short name for logs and statistics, such as `file`.
     fn name(&self) -> &'static str;
 
+    /// Says whether the settings make sense; called once, when the profiler starts, which fails with
+    /// the error. It does not connect to anything.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Takes one window's profile. An error is counted and said once; the next window comes all
-    /// the same.
+    /// the same. Delivering later what could not be delivered now is no error.
     fn export(&mut self, profile: &Profile) -> Result<(), Error>;
+
+    /// Does the held back work that is due at `now`, and returns when it wants to be called again:
+    /// `None` when nothing waits, `now` or earlier when there is more to do at once.
+    ///
+    /// The time comes in as a parameter, so a test can let an hour pass.
+    fn poll(&mut self, now: Instant) -> Option<Instant> {
+        let _ = now;
+        None
+    }
 
     /// Delivers whatever is still held back; called once, when the profiler stops. The process
     /// waits for it until `deadline` at most.
     fn finish(&mut self, deadline: Instant) -> Result<(), Error> {
         let _ = deadline;
         Ok(())
+    }
+
+    /// What became of the profiles so far.
+    fn stats(&self) -> ExportStats {
+        ExportStats::default()
     }
 }
