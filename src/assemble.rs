@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::aggregate::{Entry, Generation, Tally, Window};
+use crate::aggregate::{Entry, Tally, Window};
 use crate::locate::Locations;
 use crate::profile::{
-    CROWDED, INCOMPLETE, LOST, Profile, ProfileKind, Sample, SpanLabels, SpanUsage, UNSAMPLED, ValueType,
+    CROWDED, LOST, Profile, ProfileKind, Sample, SpanLabels, SpanUsage, UNSAMPLED, ValueType,
 };
 use crate::sample::Context;
-use crate::span::label::Labels;
 use crate::span::path::{Book, Usage};
 use crate::span::record::Identity;
 use crate::layer::Tracking;

@@ -1,14 +1,58 @@
 //! A CPU profiler for tokio programs that knows which request it is looking at.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// Which spans a thread is in.
+#[cfg(sampling)]
+mod context;
+#[cfg(sampling)]
+mod layer;
+#[cfg(all(sampling, feature = "otel"))]
+mod otel;
+#[cfg(sampling)]
+mod span;
+#[cfg(sampling)]
+mod thread;
+
+// From a signal to the ring.
+#[cfg(sampling)]
+mod handler;
+#[cfg(sampling)]
+mod modules;
+#[cfg(sampling)]
+mod module;
+#[cfg(sampling)]
+mod regs;
+#[cfg(sampling)]
+mod ring;
+#[cfg(sampling)]
+mod sample;
+#[cfg(sampling)]
+mod sampler;
+#[cfg(sampling)]
+mod unwind;
+
+// From the ring to a window, and to names.
+#[cfg(sampling)]
+mod aggregate;
+#[cfg(sampling)]
+mod assemble;
+#[cfg(sampling)]
+mod clock;
+#[cfg(sampling)]
+mod collector;
+#[cfg(sampling)]
+mod courier;
+#[cfg(sampling)]
+mod locate;
+
+// Out of the process.
 mod error;
+pub mod export;
 #[cfg(feature = "pyroscope")]
 mod pprof;
 mod profile;
-#[cfg(any(feature = "pyroscope", feature = "otlp"))]
 mod report;
-
-pub mod export;
+mod stats;
 
 pub use error::{Error, ErrorKind};
 #[cfg(feature = "otlp")]

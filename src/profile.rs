@@ -7,6 +7,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// The outermost frame of a stack that does not reach its thread's entry.
+pub(crate) const INCOMPLETE: &str = "[incomplete stack]";
+/// Stands for samples that found the ring full.
+pub(crate) const LOST: &str = "[lost samples]";
+/// Stands for CPU time that the clocks know of and no sample does.
+pub(crate) const UNSAMPLED: &str = "[unsampled]";
+/// Stands for samples whose stacks had no room in the window's table.
+pub(crate) const CROWDED: &str = "[too many stacks]";
+
 /// Which profile type this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

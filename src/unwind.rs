@@ -20,6 +20,12 @@ pub(crate) enum Section {
     Copied(Arc<[u8]>),
 }
 
+impl Default for Section {
+    fn default() -> Self {
+        Self::Mapped(&[])
+    }
+}
+
 impl Deref for Section {
     type Target = [u8];
 
@@ -133,7 +139,7 @@ impl ScratchPool {
         let area = || Area {
             taken: AtomicBool::new(false),
             scratch: UnsafeCell::new(Scratch {
-                cache: CacheNative::new(),
+                cache: CacheNative::new_in(),
                 frames: vec![0; max_depth],
                 kernel: vec![0; MAX_KERNEL_FRAMES],
             }),
