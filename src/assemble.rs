@@ -4,26 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::aggregate::{Entry, Tally, Window};
+use crate::follow::Tracking;
 use crate::locate::Locations;
 use crate::profile::{
     CROWDED, LOST, Profile, ProfileKind, Sample, SpanLabels, SpanUsage, UNSAMPLED, ValueType,
 };
 use crate::sample::Context;
+use crate::settings::SpanScope;
 use crate::span::path::{Book, Usage};
 use crate::span::record::Identity;
-use crate::layer::Tracking;
-
-/// Which span's id a sample of `process_cpu` carries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SpanScope {
-    /// The first span of the trace in this process: what all of Grafana's span profiles do. Its flame
-    /// graph includes its descendants'.
-    #[default]
-    LocalRoot,
-    /// The innermost span: a parent's flame graph then lacks its children.
-    Innermost,
-}
 
 /// How profiles are made.
 #[derive(Clone, Debug)]
@@ -123,8 +112,10 @@ impl Assembler {
         }
         let open = [identity.span_id].into_iter().chain(entry.ancestors.iter().copied());
         for (above, span_id) in open.enumerate() {
-            let name = path.len().checked_sub(1 + above).map_or_else(|| "other".into(), |at| path[at].clone());
-            let labels = SpanLabels { name: self.span_name(name), span_id: Some(span_id), ..(*labels).clone() };
+            let name =
+                path.len().checked_sub(1 + above).map_or_else(|| "other".into(), |at| path[at].clone());
+            let labels =
+                SpanLabels { name: self.span_name(name), span_id: Some(span_id), ..(*labels).clone() };
             every
                 .entry((Some(labels.into()), stack.clone()))
                 .or_default()

@@ -229,11 +229,12 @@ impl Collector {
 
     fn sweep(&mut self) {
         let begin = Instant::now();
-        let before = self.sampler.threads();
-        self.sampler.sweep();
-        if self.sampler.threads() != before {
-            // The stacks of threads that did not register may lie in new mappings.
+        let new = self.sampler.sweep();
+        if !new.is_empty() {
+            // Those that did not register have their stacks in new mappings perhaps: known before
+            // the first signal.
             self.publish_code();
+            self.sampler.attach(new);
         }
         for note in self.sampler.take_notes() {
             self.said.once(note.clone(), || note);

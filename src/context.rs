@@ -181,7 +181,8 @@ mod tests {
     #[test]
     fn spans_left_out_of_order_leave_the_others_alone() {
         let t = Thread::new(3);
-        let seen = [t.enter(0), t.enter(1), t.enter(2), t.exit(1), t.exit(0), t.exit(2), t.enter(1), t.exit(1)];
+        let seen =
+            [t.enter(0), t.enter(1), t.enter(2), t.exit(1), t.exit(0), t.exit(2), t.enter(1), t.exit(1)];
         assert_eq!(seen, [Some(0), Some(1), Some(2), Some(2), Some(2), None, Some(1), None]);
     }
 

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::aggregate::Window;
@@ -84,19 +85,25 @@ impl Courier {
         }
     }
 
-    /// Starts the export thread, which ends when the queue is closed and all was handed out.
+    /// Starts the export thread, which ends when the queue is closed and all was handed out; `done`
+    /// is dropped then.
     pub(crate) fn start(
         &self,
         assembler: Assembler,
         exporters: Vec<Box<dyn Export>>,
         stats: Arc<Mutex<Stats>>,
         finish_within: Duration,
-    ) -> io::Result<JoinHandle<()>> {
+        done: Sender<()>,
+    ) -> io::Result<()> {
         let courier = self.clone();
         lock_stats(&stats).exports =
             exporters.iter().map(|e| ExporterStats { name: e.name(), ..Default::default() }).collect();
         let round = Round { courier, assembler, exporters, stats, said: Said::new(), finish_within };
-        thread::Builder::new().name("pollscope-export".into()).spawn(move || round.run())
+        let run = move || {
+            round.run();
+            drop(done);
+        };
+        thread::Builder::new().name("pollscope-export".into()).spawn(run).map(drop)
     }
 }
 

@@ -176,13 +176,8 @@ fn sample(
             (false, &[][..], std::slice::from_ref(&pc))
         }
     };
-    let head = Head {
-        count: ticks.count,
-        weight: ticks.weight,
-        context: context_found,
-        complete,
-        tid: slot.tid(),
-    };
+    let head =
+        Head { count: ticks.count, weight: ticks.weight, context: context_found, complete, tid: slot.tid() };
     let ancestors = &ancestors[..ancestor_count];
     let words = head.encode(ancestors.len(), kernel.len(), user.len());
     desk.ring.push([&words, ancestors, kernel, user], ticks.count.into(), ticks.weight);

@@ -1,10 +1,19 @@
 //! A CPU profiler for tokio programs that knows which request it is looking at.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// What the user chooses and holds.
+mod builder;
+mod environment;
+mod profiler;
+#[cfg_attr(not(sampling), path = "inert.rs")]
+mod running;
+mod settings;
+
 // Which spans a thread is in.
 #[cfg(sampling)]
 mod context;
 #[cfg(sampling)]
+mod follow;
 mod layer;
 #[cfg(all(sampling, feature = "otel"))]
 mod otel;
@@ -17,9 +26,9 @@ mod thread;
 #[cfg(sampling)]
 mod handler;
 #[cfg(sampling)]
-mod modules;
-#[cfg(sampling)]
 mod module;
+#[cfg(sampling)]
+mod modules;
 #[cfg(sampling)]
 mod regs;
 #[cfg(sampling)]
@@ -54,9 +63,15 @@ mod profile;
 mod report;
 mod stats;
 
+pub use builder::Builder;
+pub use environment::Environment;
 pub use error::{Error, ErrorKind};
 #[cfg(feature = "otlp")]
 pub use export::Otlp;
 #[cfg(feature = "pyroscope")]
 pub use export::Pyroscope;
+pub use layer::SpanLayer;
 pub use profile::{Line, Location, Mapping, Profile, ProfileKind, Sample, SpanLabels, SpanUsage, ValueType};
+pub use profiler::Profiler;
+pub use settings::{Engine, Event, Signal, SpanScope};
+pub use stats::{ExporterStats, Stats};

@@ -212,9 +212,9 @@ unsafe fn tables(headers: &[libc::Elf64_Phdr], bias: u64, stays: bool) -> Option
         let offset = bytes.add(4).cast::<i32>().read_unaligned();
         (header.p_vaddr + 4).checked_add_signed(offset.into())?
     };
-    let segment = headers.iter().find(|p| {
-        p.p_type == libc::PT_LOAD && (p.p_vaddr..p.p_vaddr + p.p_memsz).contains(&start)
-    })?;
+    let segment = headers
+        .iter()
+        .find(|p| p.p_type == libc::PT_LOAD && (p.p_vaddr..p.p_vaddr + p.p_memsz).contains(&start))?;
     // The section's length is nowhere in the headers. Where the search table comes after it, it
     // ends there; otherwise with its segment.
     let segment_end = segment.p_vaddr + segment.p_memsz;

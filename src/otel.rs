@@ -5,7 +5,7 @@
 //! parent.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TraceContextExt;
@@ -17,6 +17,9 @@ use tracing_opentelemetry::get_otel_context;
 use crate::report;
 use crate::span::record::SpanRecord;
 
+/// Spans without a trace until the user is told: some may come before the subscriber is complete.
+const SPANS_UNTIL_WARNED: u32 = 100;
+
 /// Marks a span that has a profile, for Grafana.
 const PROFILE_ID: &str = "pyroscope.profile.id";
 
@@ -25,6 +28,8 @@ const PROFILE_ID: &str = "pyroscope.profile.id";
 pub(crate) struct LinkOptions {
     /// Whether every span gets a profile id, and not the local root alone.
     pub(crate) every_span: bool,
+    /// Something says that this program makes traces, so having none is worth a word.
+    pub(crate) traces_expected: bool,
     /// Nanoseconds that a sample stands for; 0 when samples are not CPU time.
     pub(crate) period_ns: AtomicU64,
 }
@@ -35,6 +40,8 @@ pub(crate) struct Linker {
     dispatch: OnceLock<WeakDispatch>,
     /// An OpenTelemetry context was seen on this layer's spans.
     answered: AtomicBool,
+    /// Spans that had none.
+    unanswered: AtomicU32,
     /// The user was told that the layers are in the wrong order.
     order_said: AtomicBool,
 }
@@ -63,7 +70,10 @@ impl Linker {
     }
 
     fn link_one(&self, dispatch: &Dispatch, id: &Id, record: &SpanRecord, options: &LinkOptions) {
-        let Some(context) = get_otel_context(id, dispatch) else { return record.set_unlinked() };
+        let Some(context) = get_otel_context(id, dispatch) else {
+            self.note_unanswered(options);
+            return record.set_unlinked();
+        };
         self.answered.store(true, Ordering::Relaxed);
         let span = context.span();
         let ids = span.span_context();
@@ -84,6 +94,21 @@ impl Linker {
             span.set_attribute(KeyValue::new(PROFILE_ID, format!("{span_id:016x}")));
         }
         record.set_link(span_id, root_span_id, root_path, trace_id);
+    }
+
+    /// Traces are expected and none is found: perhaps the program's OpenTelemetry layer is of another
+    /// version of its crate than ours, whose spans cannot be seen from here.
+    fn note_unanswered(&self, options: &LinkOptions) {
+        if options.traces_expected
+            && !self.answered.load(Ordering::Relaxed)
+            && self.unanswered.fetch_add(1, Ordering::Relaxed) == SPANS_UNTIL_WARNED
+        {
+            report::say(
+                "profiles are not linked with traces: no OpenTelemetry layer answers for the spans. \
+                 There must be one of tracing-opentelemetry 0.34 (opentelemetry 0.33), the version \
+                 that this pollscope links: `cargo tree -i tracing-opentelemetry` shows the program's",
+            );
+        }
     }
 
     /// Writes what the profile knows of a span onto it, just before it closes.
@@ -111,7 +136,8 @@ impl Linker {
         ];
         if period_ns != 0 {
             // An estimate: a span shorter than the period has none or one.
-            attributes.push(KeyValue::new("pollscope.cpu_ns", number(life.samples.saturating_mul(period_ns))));
+            attributes
+                .push(KeyValue::new("pollscope.cpu_ns", number(life.samples.saturating_mul(period_ns))));
         }
         context.span().set_attributes(attributes);
     }

@@ -1,3 +1,5 @@
 //! Stub.
 use crate::profile::Profile;
-pub(crate) fn encode_parts(_profile: &Profile) -> Vec<Vec<u8>> { Vec::new() }
+pub(crate) fn encode_parts(_profile: &Profile) -> Vec<Vec<u8>> {
+    Vec::new()
+}

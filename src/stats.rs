@@ -69,6 +69,13 @@ pub struct ExporterStats {
     pub delivery: ExportStats,
 }
 
+impl Stats {
+    /// Of a profiler that samples nothing, and why.
+    pub(crate) fn of_nothing(reason: &str) -> Self {
+        Self { engine: "none", reason: reason.into(), ..Self::default() }
+    }
+}
+
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -79,11 +86,21 @@ impl fmt::Display for Stats {
             self.reason,
             self.perf_threads + self.timer_threads
         )?;
-        let mean = self.handler_time.checked_div(self.signals.min(u32::MAX.into()) as u32).unwrap_or_default();
-        writeln!(f, "{} samples, {} lost, {} outside spans, {} of unknown span, {} with an incomplete stack",
-            self.samples, self.lost, self.outside_spans, self.unknown_span, self.incomplete)?;
-        write!(f, "{:.3} s CPU, {:.3} s of it unsampled; {} signals, {:.1} µs each in the handler",
-            self.cpu.as_secs_f64(), self.unsampled.as_secs_f64(), self.signals, mean.as_nanos() as f64 / 1e3)?;
+        let mean =
+            self.handler_time.checked_div(self.signals.min(u32::MAX.into()) as u32).unwrap_or_default();
+        writeln!(
+            f,
+            "{} samples, {} lost, {} outside spans, {} of unknown span, {} with an incomplete stack",
+            self.samples, self.lost, self.outside_spans, self.unknown_span, self.incomplete
+        )?;
+        write!(
+            f,
+            "{:.3} s CPU, {:.3} s of it unsampled; {} signals, {:.1} µs each in the handler",
+            self.cpu.as_secs_f64(),
+            self.unsampled.as_secs_f64(),
+            self.signals,
+            mean.as_nanos() as f64 / 1e3
+        )?;
         for export in &self.exports {
             write!(f, "\n{}: {} profiles", export.name, export.exported)?;
             if let Some(error) = &export.last_error {

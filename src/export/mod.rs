@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::profile::Profile;
 
@@ -29,6 +30,12 @@ pub use stats::ExportStats;
 pub trait Export: Send {
     /// A short name for logs and statistics, such as `file`.
     fn name(&self) -> &'static str;
+
+    /// Takes over what the environment says; called once, before [`check`](Self::check).
+    fn configure(&mut self, environment: &Environment) -> Result<(), Error> {
+        let _ = environment;
+        Ok(())
+    }
 
     /// Says whether the settings make sense; called once, when the profiler starts, which fails with
     /// the error. It does not connect to anything.

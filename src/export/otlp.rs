@@ -16,6 +16,7 @@ use prost::Message;
 use self::resource::Resource;
 use super::delivery::{Delivery, Target};
 use super::{Export, ExportStats};
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::profile::Profile;
 
@@ -66,7 +67,7 @@ impl Otlp {
     /// not understood is an error that names the variable, the value, and what is accepted; the
     /// headers' values are never shown.
     pub fn from_env() -> Result<Self, Error> {
-        env::read(|name| std::env::var(name).ok())
+        env::read(&Environment::process())
     }
 
     fn at(endpoint: String, path: &'static str) -> Self {
@@ -151,6 +152,13 @@ impl Otlp {
 impl Export for Otlp {
     fn name(&self) -> &'static str {
         "otlp"
+    }
+
+    fn configure(&mut self, environment: &Environment) -> Result<(), Error> {
+        if let Some(namespace) = environment.resource_attribute("service.namespace")? {
+            self.resource.set(resource::SERVICE_NAMESPACE.into(), namespace);
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -13,10 +13,17 @@ use prost::Message;
 
 use self::labels::Labels;
 use self::message::{LabelPair, PushRequest, RawProfile, Series};
-use super::delivery::{Delivery, Target};
+use super::delivery::{Delivery, Target, config};
 use super::{Export, ExportStats};
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::profile::{Profile, ProfileKind};
+
+const SERVER_ADDRESS: &str = "PYROSCOPE_SERVER_ADDRESS";
+const USER: &str = "PYROSCOPE_BASIC_AUTH_USER";
+const PASSWORD: &str = "PYROSCOPE_BASIC_AUTH_PASSWORD";
+/// The header that names the tenant.
+const TENANT: &str = "X-Scope-OrgID";
 
 /// Pushes profiles to Grafana Pyroscope.
 ///
@@ -36,6 +43,13 @@ pub struct Pyroscope {
 }
 
 impl Pyroscope {
+    pub(crate) const NAME: &str = "pyroscope";
+
+    /// Pushes to where the environment says, if it names a server.
+    pub(crate) fn from_env(environment: &Environment) -> Option<Self> {
+        environment.get(SERVER_ADDRESS).map(Self::new)
+    }
+
     /// Pushes to the server at `url`, such as `http://localhost:4040` or
     /// `https://profiles-prod-001.grafana.net`.
     ///
@@ -74,7 +88,7 @@ impl Pyroscope {
     ///
     /// None by default.
     pub fn tenant_id(self, tenant: impl Into<String>) -> Self {
-        self.header("X-Scope-OrgID", tenant)
+        self.header(TENANT, tenant)
     }
 
     /// Adds a header to each request.
@@ -122,7 +136,29 @@ impl Pyroscope {
 
 impl Export for Pyroscope {
     fn name(&self) -> &'static str {
-        "pyroscope"
+        Self::NAME
+    }
+
+    fn configure(&mut self, environment: &Environment) -> Result<(), Error> {
+        if let Some(url) = environment.get(SERVER_ADDRESS) {
+            self.delivery.target.url = url;
+        }
+        match (environment.get(USER), environment.get(PASSWORD)) {
+            (Some(user), Some(password)) => self.delivery.target.basic_auth(user, password),
+            (None, None) => {}
+            (Some(_), None) => return Err(config(format!("{USER} is set and {PASSWORD} is not: set both"))),
+            (None, Some(_)) => return Err(config(format!("{PASSWORD} is set and {USER} is not: set both"))),
+        }
+        if let Some(tenant) = environment.get("PYROSCOPE_TENANT_ID") {
+            self.delivery.target.header(TENANT.into(), tenant);
+        }
+        if let Some(namespace) = environment.resource_attribute("service.namespace")? {
+            self.labels.set(labels::SERVICE_NAMESPACE.into(), namespace);
+        }
+        for (name, value) in environment.pairs("PYROSCOPE_LABELS")? {
+            self.labels.set(name, value);
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), Error> {

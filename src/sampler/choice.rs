@@ -4,50 +4,7 @@ use std::fs;
 use std::io;
 
 use super::perf::{self, Setting};
-
-/// What interrupts the program to take samples.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Engine {
-    /// The engine that accounts for all CPU: perf where the kernel lets it see kernel mode too,
-    /// else the timer.
-    #[default]
-    Auto,
-    /// Kernel perf events, a descriptor for each thread. Without the right to see kernel mode, the
-    /// time in system calls is missing from the samples and shown as unsampled.
-    Perf,
-    /// A POSIX timer on each thread's CPU clock. Needs no privilege.
-    Timer,
-    /// Nothing is sampled; spans are still counted.
-    Off,
-}
-
-/// What is sampled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Event {
-    /// CPU time. The only one that the timer engine knows.
-    #[default]
-    CpuClock,
-    /// CPU cycles (a hardware counter; many virtual machines have none).
-    Cycles,
-    /// Retired instructions (a hardware counter).
-    Instructions,
-    /// Misses of the last-level cache (a hardware counter).
-    CacheMisses,
-    /// Page faults.
-    PageFaults,
-    /// Context switches.
-    ContextSwitches,
-}
-
-impl Event {
-    /// Whether samples are a fixed amount of it apart. For the others the kernel adapts the amount
-    /// to the wanted rate.
-    pub(crate) fn has_fixed_period(self) -> bool {
-        self == Self::CpuClock
-    }
-}
+use crate::settings::{Engine, Event};
 
 /// The engine that was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +12,8 @@ pub(crate) struct Choice {
     pub(crate) engine: Chosen,
     /// Why, for a person.
     pub(crate) reason: String,
+    /// Something better was refused.
+    pub(crate) refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +23,18 @@ pub(crate) enum Chosen {
     Nothing,
 }
 
+impl Chosen {
+    /// As [`Stats::engine`](crate::Stats::engine) says it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Perf { kernel: true } => "perf",
+            Self::Perf { kernel: false } => "perf (user mode)",
+            Self::Timer => "timer",
+            Self::Nothing => "none",
+        }
+    }
+}
+
 /// Chooses. `probe` tries an event and says how the kernel answers.
 pub(crate) fn choose(
     wanted: Engine,
@@ -71,22 +42,23 @@ pub(crate) fn choose(
     signal: i32,
     probe: impl Fn(Setting) -> io::Result<()>,
 ) -> Choice {
-    let choice = |engine, reason: String| Choice { engine, reason };
+    let as_wanted = |engine, reason: &str| Choice { engine, reason: reason.into(), refused: false };
+    let lesser = |engine, reason| Choice { engine, reason, refused: true };
     let timer_or_nothing = |reason: String| match event {
-        Event::CpuClock => choice(Chosen::Timer, format!("{reason}; using CPU timers")),
-        _ => choice(Chosen::Nothing, format!("{reason}; {event:?} needs perf, so nothing is sampled")),
+        Event::CpuClock => lesser(Chosen::Timer, format!("{reason}; using CPU timers")),
+        _ => lesser(Chosen::Nothing, format!("{reason}; {event:?} needs perf, so nothing is sampled")),
     };
     match wanted {
-        Engine::Off => return choice(Chosen::Nothing, "sampling is switched off".into()),
+        Engine::Off => return as_wanted(Chosen::Nothing, "sampling is switched off"),
         Engine::Timer if event == Event::CpuClock => {
-            return choice(Chosen::Timer, "CPU timers were asked for".into());
+            return as_wanted(Chosen::Timer, "CPU timers were asked for");
         }
         Engine::Timer => return timer_or_nothing("CPU timers measure CPU time only".into()),
         Engine::Auto | Engine::Perf => {}
     }
     let setting = |kernel| Setting { event, kernel, signal };
     let refusal = match probe(setting(true)) {
-        Ok(()) => return choice(Chosen::Perf { kernel: true }, "perf samples user and kernel mode".into()),
+        Ok(()) => return as_wanted(Chosen::Perf { kernel: true }, "perf samples user and kernel mode"),
         Err(error) => explain(&error),
     };
     // What the time in system calls would be missing from is not the whole CPU time.
@@ -96,7 +68,7 @@ pub(crate) fn choose(
     match probe(setting(false)) {
         Ok(()) => {
             let reason = format!("{refusal}; perf samples user mode only, time in system calls is unsampled");
-            choice(Chosen::Perf { kernel: false }, reason)
+            lesser(Chosen::Perf { kernel: false }, reason)
         }
         Err(error) => timer_or_nothing(explain(&error)),
     }
@@ -115,10 +87,9 @@ pub(crate) fn explain(error: &io::Error) -> String {
     };
     let (name, why) = match error.raw_os_error() {
         Some(libc::EACCES) => ("EACCES", format!("kernel.perf_event_paranoid is {}", paranoid())),
-        Some(libc::EPERM) => (
-            "EPERM",
-            format!("a seccomp filter or kernel.perf_event_paranoid ({}) forbids it", paranoid()),
-        ),
+        Some(libc::EPERM) => {
+            ("EPERM", format!("a seccomp filter or kernel.perf_event_paranoid ({}) forbids it", paranoid()))
+        }
         Some(libc::ENOSYS) => ("ENOSYS", "a seccomp filter hides it, or this kernel has no perf".into()),
         Some(libc::ENOENT) => ("ENOENT", "this machine has no such event".into()),
         Some(libc::EOPNOTSUPP) => ("EOPNOTSUPP", "this machine cannot sample this event".into()),

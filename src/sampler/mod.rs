@@ -14,13 +14,12 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::thread::Thread;
 
-pub use choice::{Engine, Event};
-pub(crate) use choice::{Choice, Chosen, choose_here};
-pub use signal::Signal;
+pub(crate) use choice::{Chosen, choose_here};
 pub(crate) use signal::{install, is_installed};
 
 use crate::sampler::perf::ThreadEvent;
 use crate::sampler::timer::ThreadTimer;
+use crate::settings::Event;
 use crate::thread::{self, ThreadSlot};
 
 /// What a signal stands for.
@@ -55,6 +54,11 @@ pub(crate) fn thread_registered() {
 enum Attached {
     Perf(ThreadEvent),
     Timer(ThreadTimer),
+}
+
+/// Nanoseconds between two ticks at this rate.
+pub(crate) fn period_ns(hertz: u32) -> u64 {
+    1_000_000_000 / u64::from(hertz)
 }
 
 /// A share of the descriptors that the process may open: the rest is the program's.
@@ -99,17 +103,20 @@ impl Sampler {
 
     /// Nanoseconds of CPU time between two ticks.
     pub(crate) fn period_ns(&self) -> u64 {
-        1_000_000_000 / u64::from(self.hz)
+        period_ns(self.hz)
     }
 
-    /// Attaches threads that are new and detaches those that are gone.
-    pub(crate) fn sweep(&mut self) {
+    /// Detaches threads that are gone, and finds those that are new.
+    pub(crate) fn sweep(&mut self) -> Vec<i32> {
         if self.choice == Chosen::Nothing {
-            return;
+            return Vec::new();
         }
         let Ok(tasks) = fs::read_dir("/proc/self/task") else {
-            // Registered threads are still attached, from their slots.
-            return self.attach_registered();
+            // Registered threads are known from their slots; the others show as unsampled.
+            return thread::slots()
+                .map(ThreadSlot::tid)
+                .filter(|&tid| tid != 0 && self.is_new(tid))
+                .collect();
         };
         let tids: Vec<i32> =
             tasks.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
@@ -123,24 +130,30 @@ impl Sampler {
                 slot.give_back();
             }
         }
-        for tid in tids {
-            self.attach(tid);
-        }
+        tids.into_iter().filter(|&tid| self.is_new(tid)).collect()
     }
 
     /// Attaches the threads that have registered and are not attached yet.
     pub(crate) fn attach_registered(&mut self) {
-        for slot in thread::slots() {
-            let tid = slot.tid();
-            if tid != 0 {
-                self.attach(tid);
+        let tids = thread::slots().map(ThreadSlot::tid).filter(|&tid| tid != 0);
+        self.attach(tids);
+    }
+
+    /// Attaches those of these threads that are new.
+    pub(crate) fn attach(&mut self, tids: impl IntoIterator<Item = i32>) {
+        for tid in tids {
+            if self.is_new(tid) {
+                self.attach_one(tid);
             }
         }
     }
 
+    fn is_new(&self, tid: i32) -> bool {
+        !self.attached.contains_key(&tid) && !self.refused.contains(&tid)
+    }
+
     fn attach(&mut self, tid: i32) {
-        if self.choice == Chosen::Nothing || self.attached.contains_key(&tid) || self.refused.contains(&tid)
-        {
+        if self.choice == Chosen::Nothing || self.attached.contains_key(&tid) || self.refused.contains(&tid) {
             return;
         }
         let Some(slot) = thread::take(tid) else { return };
@@ -184,7 +197,8 @@ impl Sampler {
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(error),
                 Err(error) if !self.event.has_fixed_period() => return Err(error),
                 Err(error) => {
-                    self.notes.push(format!("{}; using CPU timers for some threads", choice::explain(&error)));
+                    self.notes
+                        .push(format!("{}; using CPU timers for some threads", choice::explain(&error)));
                 }
             }
         }

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use perf_event::events::{Hardware, Software};
 use perf_event::{Builder, Counter, SampleFlag};
 
-use super::{Event, Ticks};
+use super::Ticks;
+use crate::settings::Event;
 use crate::thread::{self, ThreadSlot};
 
 /// The two pages mapped: the kernel's control page, and the ring.
@@ -35,9 +36,6 @@ pub(crate) struct ThreadEvent {
     /// The two mapped pages; null when the kernel refused them.
     pages: *mut u8,
 }
-
-// SAFETY: the pages are the descriptor's, and the collector moves both together.
-unsafe impl Send for ThreadEvent {}
 
 /// What to sample, the same for all threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,8 +182,7 @@ fn set_period(fd: i32, period: u64) -> io::Result<()> {
 const PART: usize = 1024;
 const PARTS: usize = 1024;
 /// Which thread's slot a descriptor belongs to: the slot's number and one, in parts made as needed.
-static THREAD_OF_FD: [AtomicPtr<AtomicU32>; PARTS] =
-    [const { AtomicPtr::new(std::ptr::null_mut()) }; PARTS];
+static THREAD_OF_FD: [AtomicPtr<AtomicU32>; PARTS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; PARTS];
 
 fn entry_of_fd(fd: i32) -> Option<&'static AtomicU32> {
     let fd = usize::try_from(fd).ok()?;
@@ -263,7 +260,9 @@ unsafe fn read_ring(pages: *mut u8, kernel: &mut [u64]) -> Ticks {
         unsafe { (&*pages.add(DATA_HEAD).cast::<AtomicU64>(), &*pages.add(DATA_TAIL).cast::<AtomicU64>()) };
     let word = |position: u64| {
         // SAFETY: the position is cut to the ring's page; records are aligned to 8 bytes.
-        unsafe { pages.add(PAGE_BYTES + (position as usize & (PAGE_BYTES - 8))).cast::<u64>().read_volatile() }
+        unsafe {
+            pages.add(PAGE_BYTES + (position as usize & (PAGE_BYTES - 8))).cast::<u64>().read_volatile()
+        }
     };
     let (end, mut at) = (head.load(Ordering::Acquire), tail.load(Ordering::Relaxed));
     let mut ticks = Ticks { count: 0, weight: 0, kernel_depth: 0 };

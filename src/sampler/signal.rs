@@ -5,16 +5,7 @@ use std::mem;
 
 use crate::error::{Error, ErrorKind};
 use crate::handler;
-
-/// Which signal interrupts threads to take a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Signal {
-    /// SIGPROF, which exists for this purpose.
-    Prof,
-    /// SIGRTMIN plus this number, for programs in which something else handles SIGPROF.
-    Realtime(u8),
-}
+use crate::settings::Signal;
 
 impl Signal {
     /// The signal's number in this process.

@@ -48,9 +48,7 @@ pub(crate) fn insert(ident: u64, record: &'static SpanRecord) -> bool {
     let first = place(ident);
     let record = std::ptr::from_ref(record).cast_mut();
     [first, first ^ 1].into_iter().any(|at| {
-        TABLE[at]
-            .compare_exchange(std::ptr::null_mut(), record, Ordering::Release, Ordering::Relaxed)
-            .is_ok()
+        TABLE[at].compare_exchange(std::ptr::null_mut(), record, Ordering::Release, Ordering::Relaxed).is_ok()
     })
 }
 

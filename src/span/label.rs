@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use tracing::field::{Field, Visit};
 
+use crate::settings::label_of_field;
+
 /// The set of no labels.
 pub(crate) const EMPTY: u32 = 0;
 
@@ -40,13 +42,11 @@ struct Sets {
 }
 
 impl Labels {
-    /// Labels made from these span fields. A field's dots become underscores in the label's name:
-    /// a label with a dot is seen by few clients.
+    /// Labels made from these span fields.
     pub(crate) fn new(fields: impl IntoIterator<Item = String>) -> Self {
         let fields = fields.into_iter().map(|field| {
-            let name: String =
-                field.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-            (field, Arc::from(name))
+            let label = label_of_field(&field);
+            (field, label)
         });
         let empty: Arc<[Pair]> = Arc::from([]);
         Self {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::{Otlp, PATH};
+use crate::environment::{Environment, wrong};
 use crate::error::Error;
 use crate::export::delivery::{config, percent_decode};
 
-/// Reads the variables through `get`. An empty one counts as not set.
-pub(super) fn read(get: impl Fn(&str) -> Option<String>) -> Result<Otlp, Error> {
-    let get = |name: String| get(&name).filter(|value| !value.trim().is_empty()).map(|value| (name, value));
+/// Reads the variables.
+pub(super) fn read(environment: &Environment) -> Result<Otlp, Error> {
+    let get = |name: String| environment.get(&name).map(|value| (name, value));
     // The one for profiles goes before the one for all signals.
     let setting = |what: &str| {
         get(format!("OTEL_EXPORTER_OTLP_PROFILES_{what}"))
@@ -24,17 +25,17 @@ pub(super) fn read(get: impl Fn(&str) -> Option<String>) -> Result<Otlp, Error> 
         ),
     };
     if let Some((name, value)) = setting("PROTOCOL")
-        && value.trim() != "http/protobuf"
+        && value != "http/protobuf"
     {
         return Err(wrong(&name, &value, "http/protobuf, as profiles go by no other protocol"));
     }
     if let Some((name, value)) = setting("TIMEOUT") {
-        let millis = value.trim().parse().ok().filter(|&millis| millis > 0);
+        let millis = value.parse().ok().filter(|&millis| millis > 0);
         let millis = millis.ok_or_else(|| wrong(&name, &value, "a number of milliseconds, from 1"))?;
         otlp = otlp.timeout(Duration::from_millis(millis));
     }
     if let Some((name, value)) = setting("COMPRESSION") {
-        otlp = match value.trim() {
+        otlp = match &*value {
             "gzip" => otlp.gzip(true),
             "none" => otlp.gzip(false),
             _ => return Err(wrong(&name, &value, "gzip, none")),
@@ -56,17 +57,16 @@ pub(super) fn read(get: impl Fn(&str) -> Option<String>) -> Result<Otlp, Error> 
     Ok(otlp)
 }
 
-fn wrong(name: &str, value: &str, accepted: &str) -> Error {
-    config(format!("{name} is {value:?}: accepted is {accepted}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::export::Export;
 
     fn from(vars: &[(&str, &str)]) -> Result<Otlp, Error> {
-        read(|name| vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        let vars: Vec<_> = vars.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        read(&Environment::from_fn(move |name| {
+            vars.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+        }))
     }
 
     fn url(otlp: &Otlp) -> String {
