@@ -30,12 +30,14 @@ pub(crate) struct SpanStack {
 }
 
 /// What the handler finds on a thread's stack.
-#[derive(Clone, Copy)]
-pub(crate) enum Top {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Innermost<T> {
     /// The thread is in no span.
     Outside,
-    /// The innermost span, and the sequence number it was entered with.
-    In(&'static SpanRecord, u32),
+    /// The innermost span that is open.
+    In(T),
+    /// All spans that the thread is in were closed meanwhile.
+    Unknown,
 }
 
 impl SpanStack {
@@ -57,7 +59,10 @@ impl SpanStack {
     /// Enters a span.
     #[inline]
     pub(crate) fn push(&self, ident: u64, record: &'static SpanRecord) {
-        let depth = self.depth.load(Ordering::Relaxed);
+        let mut depth = self.depth.load(Ordering::Relaxed);
+        if depth as usize >= SPANS_DEPTH {
+            depth = self.make_room(depth);
+        }
         if let Some(entry) = self.entries.get(depth as usize) {
             entry.record.store(std::ptr::from_ref(record).cast_mut(), Ordering::Relaxed);
             entry.ident.store(ident, Ordering::Relaxed);
@@ -68,6 +73,39 @@ impl SpanStack {
         // The reader is a signal handler of this same thread: the compiler's order is enough.
         compiler_fence(Ordering::Release);
         self.depth.store(depth + 1, Ordering::Relaxed);
+    }
+
+    /// Drops spans that were closed and never left here: a program that holds an entered span across
+    /// an `.await` leaves it on another thread than it entered it on. The new depth.
+    #[cold]
+    fn make_room(&self, depth: u32) -> u32 {
+        if depth as usize > SPANS_DEPTH {
+            return depth;
+        }
+        let mut kept = 0;
+        for entry in &self.entries {
+            let record = entry.record.load(Ordering::Relaxed);
+            let sequence = entry.sequence.load(Ordering::Relaxed);
+            // SAFETY: only records from the pool are stored here, and the pool is never unmapped.
+            if unsafe { record.as_ref() }.is_none_or(|record| record.sequence() != sequence) {
+                continue;
+            }
+            let to = &self.entries[kept];
+            kept += 1;
+            if std::ptr::eq(to, entry) {
+                continue;
+            }
+            // A handler that interrupts here passes over the entry while it has no record.
+            to.record.store(std::ptr::null_mut(), Ordering::Relaxed);
+            compiler_fence(Ordering::Release);
+            to.ident.store(entry.ident.load(Ordering::Relaxed), Ordering::Relaxed);
+            to.sequence.store(sequence, Ordering::Relaxed);
+            compiler_fence(Ordering::Release);
+            to.record.store(record, Ordering::Relaxed);
+        }
+        self.left.store(0, Ordering::Relaxed);
+        self.depth.store(kept as u32, Ordering::Relaxed);
+        kept as u32
     }
 
     /// Leaves a span: nearly always the innermost one.
@@ -114,18 +152,24 @@ impl SpanStack {
         self.left.store(self.left.load(Ordering::Relaxed) - dropped, Ordering::Relaxed);
     }
 
-    /// Signal side. The innermost span that the thread is in.
-    pub(crate) fn top(&self) -> Top {
+    /// Signal side. The innermost span that `observe` finds to be the one that was entered, going
+    /// by the sequence number it was entered with.
+    pub(crate) fn innermost<T>(
+        &self,
+        observe: impl Fn(&'static SpanRecord, u32) -> Option<T>,
+    ) -> Innermost<T> {
         let depth = (self.depth.load(Ordering::Relaxed) as usize).min(SPANS_DEPTH);
         compiler_fence(Ordering::Acquire);
+        let mut closed = false;
         for entry in self.entries[..depth].iter().rev() {
-            let record = entry.record.load(Ordering::Relaxed);
             // SAFETY: only records from the pool are stored here, and the pool is never unmapped.
-            if let Some(record) = unsafe { record.as_ref() } {
-                return Top::In(record, entry.sequence.load(Ordering::Relaxed));
+            let Some(record) = (unsafe { entry.record.load(Ordering::Relaxed).as_ref() }) else { continue };
+            match observe(record, entry.sequence.load(Ordering::Relaxed)) {
+                Some(found) => return Innermost::In(found),
+                None => closed = true,
             }
         }
-        Top::Outside
+        if closed { Innermost::Unknown } else { Innermost::Outside }
     }
 
     /// Forgets all spans: the thread ends, or another takes its place.
@@ -164,9 +208,9 @@ mod tests {
             self.seen()
         }
         fn seen(&self) -> Option<u32> {
-            match self.stack.top() {
-                Top::Outside => None,
-                Top::In(record, sequence) => record.observe(sequence, 1).map(|identity| identity.path),
+            match self.stack.innermost(|record, sequence| record.observe(sequence, 1)) {
+                Innermost::In(identity) => Some(identity.path),
+                Innermost::Outside | Innermost::Unknown => None,
             }
         }
     }
@@ -197,6 +241,26 @@ mod tests {
     fn leaving_what_was_never_entered_changes_nothing() {
         let t = Thread::new(2);
         assert_eq!([t.exit(0), t.enter(0), t.exit(1), t.exit(0)], [None, Some(0), Some(0), None]);
+    }
+
+    #[test]
+    fn a_span_that_was_closed_and_not_left_is_passed_over_and_makes_room() {
+        let mut t = Thread::new(3);
+        t.enter(0);
+        t.enter(1);
+        record::close(t.records[1]);
+        assert_eq!(t.seen(), Some(0));
+        record::close(t.records[0]);
+        assert_eq!(t.stack.innermost(|record, sequence| record.observe(sequence, 1)), Innermost::Unknown);
+        t.records[0] = record::open(1, 7, 0, None).expect("a record");
+        // Entered again and again, and left somewhere else each time.
+        for _ in 0..3 * SPANS_DEPTH {
+            t.records[1] = record::open(2, 8, 0, None).expect("a record");
+            assert_eq!(t.enter(1), Some(8));
+            record::close(t.records[1]);
+        }
+        assert_eq!(t.stack.too_deep(), 0);
+        assert_eq!([t.enter(0), t.exit(0)], [Some(7), None]);
     }
 
     #[test]

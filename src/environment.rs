@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
-use crate::settings::{Engine, Settings, SpanScope};
+use crate::settings::{ENGINES, Settings, SpanScope};
 
 /// The environment variables of this process, or a test's own.
 ///
@@ -92,9 +92,10 @@ impl Environment {
             };
         set(&mut settings.service_name, service_name);
         set(&mut settings.enabled, self.switch("POLLSCOPE_ENABLED")?);
-        let engines =
-            [("auto", Engine::Auto), ("perf", Engine::Perf), ("timer", Engine::Timer), ("off", Engine::Off)];
-        set(&mut settings.engine, self.choice("POLLSCOPE_ENGINE", &engines)?);
+        const ENGINE: &str = "POLLSCOPE_ENGINE";
+        if let Some(engine) = self.get(ENGINE) {
+            settings.engine = engine.parse().map_err(|_| wrong(ENGINE, &engine, ENGINES))?;
+        }
         let scopes = [
             ("local_root", (SpanScope::LocalRoot, false)),
             ("innermost", (SpanScope::Innermost, false)),
@@ -148,6 +149,7 @@ impl fmt::Debug for Environment {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::settings::Engine;
 
     pub(crate) fn variables(list: &[(&'static str, &'static str)]) -> Environment {
         let list = list.to_vec();

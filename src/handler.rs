@@ -7,7 +7,7 @@
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use crate::context::Top;
+use crate::context::Innermost;
 use crate::regs::Registers;
 use crate::ring::Ring;
 use crate::sample::{Context, Head, MAX_ANCESTORS};
@@ -148,17 +148,18 @@ fn sample(
     }
     let mut ancestors = [0; MAX_ANCESTORS];
     let mut ancestor_count = 0;
-    let context_found = match slot.spans.top() {
-        Top::Outside => Context::Outside,
-        Top::In(record, sequence) => match record.observe(sequence, ticks.count) {
-            None => Context::Unknown,
-            Some(identity) => {
-                if desk.with_ancestors.load(Ordering::Relaxed) {
-                    ancestor_count = collect_ancestors(record, identity.trace_id, &mut ancestors);
-                }
-                Context::In(identity)
+    let observed = slot.spans.innermost(|record, sequence| {
+        record.observe(sequence, ticks.count).map(|identity| (record, identity))
+    });
+    let context_found = match observed {
+        Innermost::Outside => Context::Outside,
+        Innermost::Unknown => Context::Unknown,
+        Innermost::In((record, identity)) => {
+            if desk.with_ancestors.load(Ordering::Relaxed) {
+                ancestor_count = collect_ancestors(record, identity.trace_id, &mut ancestors);
             }
-        },
+            Context::In(identity)
+        }
     };
     let registers = Registers::interrupted(context);
     let pc = registers.pc;

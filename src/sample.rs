@@ -15,7 +15,7 @@ pub(crate) enum Context {
     Outside,
     /// The thread was in this span.
     In(Identity),
-    /// The thread was leaving a span that was closed meanwhile: whose time it is cannot be told.
+    /// All spans that the thread is in were closed meanwhile: whose time it is cannot be told.
     Unknown,
 }
 

@@ -1,6 +1,7 @@
 //! What the user may choose, with its defaults and its bounds.
 
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,24 @@ pub enum Engine {
     /// Nothing is sampled, spans are not followed, and no thread is started.
     Off,
 }
+
+impl FromStr for Engine {
+    type Err = Error;
+
+    /// Reads `auto`, `perf`, `timer` or `off`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "perf" => Ok(Self::Perf),
+            "timer" => Ok(Self::Timer),
+            "off" => Ok(Self::Off),
+            _ => Err(Error::new(ErrorKind::Config, format!("no engine is called {text:?}: {ENGINES} are"))),
+        }
+    }
+}
+
+/// The engines' names.
+pub(crate) const ENGINES: &str = "auto, perf, timer, off";
 
 /// What is sampled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -25,7 +25,7 @@ pub struct Stats {
     pub lost: u64,
     /// Samples outside all spans.
     pub outside_spans: u64,
-    /// Samples whose span was closed while its thread was leaving it; they have no span.
+    /// Samples on threads all of whose spans were closed without being left; they have no span.
     pub unknown_span: u64,
     /// Samples whose stack does not reach the thread's entry; they have an `[incomplete stack]` frame.
     pub incomplete: u64,
