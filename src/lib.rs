@@ -57,21 +57,25 @@ mod locate;
 // Out of the process.
 mod error;
 pub mod export;
-#[cfg(feature = "pyroscope")]
+mod flamegraph;
 mod pprof;
 mod profile;
 mod report;
 mod stats;
+mod summary;
 
 pub use builder::Builder;
 pub use environment::Environment;
 pub use error::{Error, ErrorKind};
+pub use export::File;
 #[cfg(feature = "otlp")]
 pub use export::Otlp;
 #[cfg(feature = "pyroscope")]
 pub use export::Pyroscope;
+pub use flamegraph::Flamegraph;
 pub use layer::SpanLayer;
 pub use profile::{Line, Location, Mapping, Profile, ProfileKind, Sample, SpanLabels, SpanUsage, ValueType};
 pub use profiler::Profiler;
 pub use settings::{Engine, Event, Signal, SpanScope};
 pub use stats::{ExporterStats, Stats};
+pub use summary::Summary;

@@ -12,14 +12,18 @@ use crate::profile::Profile;
 
 #[cfg(any(feature = "pyroscope", feature = "otlp"))]
 mod delivery;
+mod each;
+mod file;
 #[cfg(feature = "otlp")]
 mod otlp;
 #[cfg(feature = "pyroscope")]
 mod pyroscope;
-#[cfg(all(test, any(feature = "pyroscope", feature = "otlp")))]
+#[cfg(test)]
 pub(crate) mod sample;
 mod stats;
 
+pub use each::each;
+pub use file::File;
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 #[cfg(feature = "pyroscope")]
