@@ -152,8 +152,8 @@ impl Sampler {
         !self.attached.contains_key(&tid) && !self.refused.contains(&tid)
     }
 
-    fn attach(&mut self, tid: i32) {
-        if self.choice == Chosen::Nothing || self.attached.contains_key(&tid) || self.refused.contains(&tid) {
+    fn attach_one(&mut self, tid: i32) {
+        if self.choice == Chosen::Nothing {
             return;
         }
         let Some(slot) = thread::take(tid) else { return };
