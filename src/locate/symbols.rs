@@ -27,10 +27,12 @@ pub(super) struct Found {
     pub(super) named: bool,
 }
 
+type ByAddress = HashMap<u64, Arc<Found>>;
+
 /// What is known of the addresses of each object.
 #[derive(Default)]
 pub(super) struct Symbols {
-    objects: Vec<(Arc<Module>, HashMap<u64, Arc<Found>>)>,
+    objects: Vec<(Arc<Module>, ByAddress)>,
     /// Names and files, each once.
     strings: HashSet<Arc<str>>,
     notes: Vec<String>,
@@ -59,7 +61,7 @@ impl Symbols {
     /// What is at each of `addresses` of this process, all of them in `module`.
     pub(super) fn find(&mut self, module: &Arc<Module>, addresses: &[u64]) -> Vec<Arc<Found>> {
         let at = self.objects.iter().position(|(known, _)| known == module).unwrap_or_else(|| {
-            self.objects.push((module.clone(), HashMap::new()));
+            self.objects.push((module.clone(), ByAddress::new()));
             self.objects.len() - 1
         });
         let mut new: Vec<u64> =

@@ -100,9 +100,9 @@ async fn code_that_tokio_runs_comes_right_after_the_spans() {
     let instrumented = price().instrument(tracing::info_span!("price"));
     let instrumented = tokio::spawn(instrumented).await.expect("a stack");
     assert_eq!(read(instrumented), format!("{spans}[tokio worker]\n{here}price"));
-    let blocking = tokio::task::spawn_blocking(|| stack_here()).await.expect("a stack");
+    let blocking = tokio::task::spawn_blocking(|| std::hint::black_box(stack_here())).await.expect("a stack");
     assert_eq!(read(blocking), format!("{spans}[tokio blocking]\n{test}"));
-    let thread = std::thread::spawn(|| stack_here()).join().expect("a stack");
+    let thread = std::thread::spawn(|| std::hint::black_box(stack_here())).join().expect("a stack");
     assert_eq!(read(thread), format!("{spans}[thread]\n{test}"));
     let thread = std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
