@@ -12,7 +12,9 @@
 mod entry;
 mod kernel;
 mod name;
+mod reader;
 mod symbols;
+mod table;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use self::entry::Role;
 use self::kernel::{Kernel, is_kernel};
 use self::symbols::{Found, Symbols};
+use self::table::{Origin, Table};
 use crate::aggregate::Generation;
 use crate::module::Module;
 use crate::profile::{INCOMPLETE, Line, Location, Mapping};
@@ -37,7 +40,7 @@ pub(crate) struct Locations {
     // kept from one profile to the next
     symbols: Symbols,
     kernel: Kernel,
-    /// Why the kernel's functions have no names; then they are asked for no more.
+    /// The kernel does not tell its functions, and is asked no more.
     kernel_hidden: bool,
     notes: Vec<String>,
 
@@ -45,26 +48,6 @@ pub(crate) struct Locations {
     profile: Table,
     /// The locations of the generation's addresses.
     at: HashMap<u64, u32>,
-}
-
-/// The tables that a profile's samples point into.
-#[derive(Default)]
-struct Table {
-    locations: Vec<Location>,
-    /// What was found for each location; `None` if it is not code.
-    found: Vec<Option<Arc<Found>>>,
-    mappings: Vec<Mapping>,
-    /// What each mapping is of.
-    origins: Vec<Origin>,
-    /// By mapping, address and how many lines are left of it.
-    code: HashMap<(Option<u32>, u64, usize), u32>,
-    named: HashMap<Arc<str>, u32>,
-}
-
-#[derive(Clone, PartialEq)]
-enum Origin {
-    Kernel,
-    Module(Arc<Module>),
 }
 
 impl Locations {
@@ -171,7 +154,7 @@ impl Locations {
         let mut stack: Vec<u32> =
             addresses.iter().filter_map(|address| self.at.get(address).copied()).collect();
         // The functions of a kernel that does not tell them are one frame.
-        let hidden = self.profile.named.get(KERNEL).copied();
+        let hidden = self.profile.find_named(KERNEL);
         stack.dedup_by(|a, b| a == b && Some(*a) == hidden);
         if !self.raw_stacks {
             self.collapse_entry(&mut stack);
@@ -224,86 +207,6 @@ impl Locations {
         let table = std::mem::take(&mut self.profile);
         (table.locations, table.mappings)
     }
-}
-
-impl Table {
-    fn named(&mut self, name: &str) -> u32 {
-        if let Some(&known) = self.named.get(name) {
-            return known;
-        }
-        let name: Arc<str> = name.into();
-        let line = Line { function: name.clone(), file: None, line: 0 };
-        let index = self.push(Location { address: 0, mapping: None, lines: vec![line] }, None);
-        self.named.insert(name, index);
-        index
-    }
-
-    /// The location of an address, with the innermost `lines` of what was found.
-    fn code(&mut self, mapping: Option<u32>, address: u64, found: &Arc<Found>, lines: usize) -> u32 {
-        if let Some(&known) = self.code.get(&(mapping, address, lines)) {
-            return known;
-        }
-        let kept = found.lines[..lines].iter().map(|(line, _)| line.clone()).collect();
-        let index = self.push(Location { address, mapping, lines: kept }, Some(found.clone()));
-        self.code.insert((mapping, address, lines), index);
-        if let Some(mapping) = mapping {
-            let mapping = &mut self.mappings[mapping as usize];
-            mapping.has_functions |= found.named;
-            mapping.has_lines |= found.lines.iter().any(|(line, _)| line.line > 0);
-        }
-        index
-    }
-
-    /// The same location without its outer functions.
-    fn inner_lines(&mut self, at: u32, lines: usize) -> u32 {
-        let Location { mapping, address, .. } = self.locations[at as usize];
-        match self.found[at as usize].clone() {
-            Some(found) => self.code(mapping, address, &found, lines),
-            None => at,
-        }
-    }
-
-    fn push(&mut self, location: Location, found: Option<Arc<Found>>) -> u32 {
-        self.locations.push(location);
-        self.found.push(found);
-        (self.locations.len() - 1) as u32
-    }
-
-    fn mapping(&mut self, origin: Origin) -> u32 {
-        if let Some(at) = self.origins.iter().position(|known| *known == origin) {
-            return at as u32;
-        }
-        self.mappings.push(match &origin {
-            Origin::Kernel => Mapping {
-                start: 1 << 63,
-                end: u64::MAX,
-                file_offset: 0,
-                path: "[kernel.kallsyms]".into(),
-                build_id: "".into(),
-                has_functions: false,
-                has_lines: false,
-            },
-            Origin::Module(module) => Mapping {
-                start: module.text.start,
-                end: module.text.end,
-                file_offset: module.file_offset,
-                path: module.name.clone(),
-                build_id: hex(&module.build_id).into(),
-                has_functions: false,
-                has_lines: false,
-            },
-        });
-        self.origins.push(origin);
-        (self.origins.len() - 1) as u32
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

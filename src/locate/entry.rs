@@ -204,8 +204,6 @@ const EXACT: &[(&str, Role)] = &[
     ("tokio::runtime::task::raw::RawTask::poll", Role::Tokio),
     ("tokio::runtime::task::raw::poll", Role::Tokio),
     ("<tokio::runtime::blocking::task::BlockingTask as Future>::poll", Role::Blocking),
-    ("tokio::runtime::blocking::pool::Inner::run", Role::Blocking),
-    ("tokio::runtime::blocking::pool::Spawner::spawn_thread", Role::Blocking),
     ("tokio::runtime::scheduler::current_thread::Context::enter", Role::CurrentThread),
     ("tokio::runtime::scheduler::current_thread::Context::run_task", Role::CurrentThread),
     ("tokio::runtime::scheduler::current_thread::CoreGuard::block_on", Role::CurrentThread),
@@ -225,6 +223,8 @@ const EXACT: &[(&str, Role)] = &[
 ];
 
 const PREFIXES: &[(&str, Role)] = &[
+    // Its functions run tasks, or wait in functions of other names.
+    ("tokio::runtime::blocking::pool::", Role::Blocking),
     ("std::rt::", Role::Main),
     ("std::sys::thread::unix::Thread::new", Role::Thread),
     ("std::sys::pal::unix::thread::Thread::new", Role::Thread),

@@ -1,10 +1,14 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use tracing::Instrument as _;
+
 use super::*;
 use crate::aggregate::{Entry, Tally};
 use crate::modules::Modules;
+use crate::regs::Registers;
 use crate::sample::Context;
+use crate::unwind::{ScratchPool, walk};
 
 #[inline(never)]
 fn in_this_file() {
@@ -65,6 +69,49 @@ fn a_function_of_the_program_has_its_name_file_and_line() {
     let mapping = &mappings[code.mapping.expect("a mapping") as usize];
     assert!(mapping.has_functions && mapping.has_lines && mapping.path.contains("pollscope"), "{mapping:?}");
     assert!((mapping.start..mapping.end).contains(&address));
+}
+
+/// The stack of the caller, leaf first, without this function.
+#[inline(never)]
+fn stack_here() -> Vec<u64> {
+    let (pool, code) = (ScratchPool::new(1, 256), Modules::default().code_map());
+    let mut taken = pool.take(0).expect("a free area");
+    // SAFETY: the stack of this very thread, bounded by a map of its mappings made before.
+    let walk = unsafe { walk(Registers::here(), &code, 0, taken.scratch(), 256) };
+    assert!(walk.complete);
+    let start = stack_here as *const () as u64;
+    let frames = &taken.scratch().frames[..walk.depth];
+    frames.iter().copied().skip_while(|address| !(start..start + 4096).contains(address)).skip(1).collect()
+}
+
+async fn price() -> Vec<u64> {
+    tokio::task::yield_now().await;
+    stack_here()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_tokio_runs_comes_right_after_the_spans() {
+    let read = |stack: Vec<u64>| frames(&mut Locations::new(false), modules(), &stack).0;
+    let spans = "span:checkout\nspan:price\n";
+    let here = "pollscope::locate::tests::";
+    let test = format!("{here}code_that_tokio_runs_comes_right_after_the_spans");
+    let spawned = tokio::spawn(price()).await.expect("a stack");
+    assert_eq!(read(spawned.clone()), format!("{spans}[tokio worker]\n{here}price"));
+    let instrumented = price().instrument(tracing::info_span!("price"));
+    let instrumented = tokio::spawn(instrumented).await.expect("a stack");
+    assert_eq!(read(instrumented), format!("{spans}[tokio worker]\n{here}price"));
+    let blocking = tokio::task::spawn_blocking(|| std::hint::black_box(stack_here())).await.expect("a stack");
+    assert_eq!(read(blocking), format!("{spans}[tokio blocking]\n{test}"));
+    let thread = std::thread::spawn(|| std::hint::black_box(stack_here())).join().expect("a stack");
+    assert_eq!(read(thread), format!("{spans}[thread]\n{test}"));
+    let thread = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async { tokio::spawn(price()).await })
+    });
+    let current = read(thread.join().expect("a result").expect("a stack"));
+    assert!(current.starts_with(&format!("{spans}[thread]\n{test}\ntokio::runtime::")), "{current}");
+    let raw = frames(&mut Locations::new(true), modules(), &spawned).0;
+    assert!(raw.contains("tokio::runtime::task::") && raw.ends_with(&format!("\n{here}price")), "{raw}");
 }
 
 #[inline(always)]
