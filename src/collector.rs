@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::aggregate::{Aggregate, Grain, Window};
-use crate::clock::{Ledger, process_cpu_ns};
+use crate::clock::{Ledger, process_cpu_ns, thread_cpu_ns};
 use crate::courier::Courier;
 use crate::handler::{Desk, no_handler_runs};
 use crate::module::Module;
@@ -26,8 +26,8 @@ use crate::unwind::CodeMap;
 
 /// How often the ring is emptied at least.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
-/// A sweep of the task list may take a thousandth of one processor at most.
-const SWEEP_SHARE: u32 = 1000;
+/// Sweeps of the task list may take a two-hundredth of one processor at most.
+const SWEEP_SHARE: u32 = 200;
 /// How often the signal's owner is checked.
 const CHECK_SIGNAL_EVERY: Duration = Duration::from_secs(1);
 
@@ -174,11 +174,12 @@ impl Collector {
     }
 
     fn end(mut self) {
+        // How many threads were sampled to the last.
+        self.publish_stats();
         self.sampler.detach_all();
         sampler::set_collector(None);
         self.drain();
         self.close_window(true);
-        self.publish_stats();
         self.retired.extend(self.desk.publish(None));
         if !no_handler_runs() {
             // A thread was interrupted within its handler. Some memory is given up rather than
@@ -228,7 +229,7 @@ impl Collector {
     }
 
     fn sweep(&mut self) {
-        let begin = Instant::now();
+        let (begin, begin_cpu_ns) = (Instant::now(), thread_cpu_ns());
         let new = self.sampler.sweep();
         if !new.is_empty() {
             // Those that did not register have their stacks in new mappings perhaps: known before
@@ -239,7 +240,8 @@ impl Collector {
         for note in self.sampler.take_notes() {
             self.said.once(note.clone(), || note);
         }
-        self.next_sweep = begin + DRAIN_EVERY.max(begin.elapsed() * SWEEP_SHARE);
+        let cost = Duration::from_nanos(thread_cpu_ns().saturating_sub(begin_cpu_ns));
+        self.next_sweep = begin + DRAIN_EVERY.max(cost * SWEEP_SHARE);
     }
 
     fn publish_code(&mut self) {

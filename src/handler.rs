@@ -7,6 +7,7 @@
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
+use crate::clock::monotonic_ns;
 use crate::context::Innermost;
 use crate::regs::Registers;
 use crate::ring::Ring;
@@ -200,12 +201,4 @@ fn collect_ancestors(record: &SpanRecord, trace_id: u128, ids: &mut [u64; MAX_AN
         next = ancestor.parent();
     }
     count
-}
-
-/// Nanoseconds of the monotonic clock. Async-signal-safe.
-fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one timespec, through the vDSO or a system call.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

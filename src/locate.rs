@@ -84,7 +84,6 @@ impl Locations {
             now.entries.iter().flat_map(|entry| entry.stack.iter().copied()).collect();
         let (mut kernel, mut user): (Vec<u64>, Vec<u64>) = distinct.into_iter().partition(|&a| is_kernel(a));
         kernel.sort_unstable();
-        self.resolve_kernel(&kernel);
         for modules in [&now.modules, later] {
             for module in modules {
                 let (mut here, rest) = user.into_iter().partition(|address| module.text.contains(address));
@@ -92,6 +91,8 @@ impl Locations {
                 self.resolve_module(module, &mut here);
             }
         }
+        // After the objects, whose first is the program: tools call a profile after its first mapping.
+        self.resolve_kernel(&kernel);
         user.sort_unstable();
         for address in user {
             let function = format!("[unknown]!{address:#x}").into();

@@ -4,9 +4,10 @@
 mod support;
 
 use std::io::Read;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use pollscope::{Engine, ProfileKind};
+use pollscope::{Engine, Profile};
 use support::{Recording, burn, runs_with, take_turn};
 
 const RUN: Duration = Duration::from_secs(3);
@@ -35,62 +36,58 @@ fn process_cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Runs `work` under a profiler with this engine; `None` where it cannot run.
-fn keep(engine: Engine, expected: &str, hertz: u32, work: impl Fn(Instant)) -> Option<Books> {
+/// Runs each of `work` on a thread of its own under a profiler with this engine, until the time it is
+/// given; `None` where the engine cannot run. The threads exist before the profiler starts.
+fn keep(engine: Engine, expected: &str, hertz: u32, work: &[fn(Instant)]) -> Option<Books> {
     let recording = Recording::default();
-    let profiler = recording.builder().engine(engine).hertz(hertz).start().expect("a profiler");
-    if !runs_with(&profiler.stats(), expected) {
-        return None;
-    }
-    let before = process_cpu_ns();
-    work(Instant::now() + RUN);
-    let cpu_ns = process_cpu_ns() - before;
-    let stats = profiler.stop();
-    let mut books = Books { weight_ns: 0, unsampled_ns: stats.unsampled.as_nanos() as u64, cpu_ns };
-    for profile in recording.profiles().iter().filter(|p| p.kind == ProfileKind::ProcessCpu) {
-        books.weight_ns += profile.total_weight();
-    }
-    println!(
-        "{expected}: weight ÷ CPU {:.4}, {:.2} % unsampled\n{stats}",
-        books.ratio(),
-        books.unsampled_share() * 100.0
-    );
-    Some(books)
-}
-
-fn on_two_threads(work: impl Fn() + Sync) {
+    let ready = Barrier::new(work.len() + 1);
     std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(&work);
-        }
-    });
+        let threads: Vec<_> = work
+            .iter()
+            .map(|work| {
+                let ready = &ready;
+                scope.spawn(move || {
+                    ready.wait();
+                    work(Instant::now() + RUN);
+                })
+            })
+            .collect();
+        let profiler = recording.builder().engine(engine).hertz(hertz).start().expect("a profiler");
+        let runs = runs_with(&profiler.stats(), expected);
+        let before = process_cpu_ns();
+        ready.wait();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        let cpu_ns = process_cpu_ns() - before;
+        let stats = profiler.stop();
+        let weight_ns = recording.profiles().iter().map(Profile::total_weight).sum();
+        let books = Books { weight_ns, unsampled_ns: stats.unsampled.as_nanos() as u64, cpu_ns };
+        let (ratio, unsampled) = (books.ratio(), books.unsampled_share() * 100.0);
+        println!("{expected}: weight ÷ CPU {ratio:.4}, {unsampled:.2} % unsampled\n{stats}");
+        runs.then_some(books)
+    })
 }
 
 fn calculate(end: Instant) {
-    on_two_threads(|| {
-        while Instant::now() < end {
-            burn(Duration::from_millis(1));
-        }
-    });
+    while Instant::now() < end {
+        burn(Duration::from_millis(1));
+    }
 }
 
 /// Nearly all of the time is the kernel's.
 fn call_the_system(end: Instant) {
-    on_two_threads(|| {
-        let mut zero = std::fs::File::open("/dev/zero").expect("/dev/zero");
-        let mut buffer = vec![0; 1 << 16];
-        while Instant::now() < end {
-            for _ in 0..100 {
-                zero.read_exact(&mut buffer).expect("zeros");
-            }
+    let mut zero = std::fs::File::open("/dev/zero").expect("/dev/zero");
+    let mut buffer = vec![0; 1 << 16];
+    while Instant::now() < end {
+        for _ in 0..100 {
+            zero.read_exact(&mut buffer).expect("zeros");
         }
-    });
+    }
 }
 
 /// Threads that are gone before the task list is read, as often as not.
-fn many_short_threads(end: Instant) {
+fn start_short_threads(end: Instant) {
     while Instant::now() < end {
-        on_two_threads(|| burn(Duration::from_millis(20)));
+        std::thread::spawn(|| burn(Duration::from_millis(20))).join().expect("no panic");
     }
 }
 
@@ -98,12 +95,14 @@ fn check(engine: Engine, expected: &str) {
     let _turn = take_turn();
     for (name, work) in [("calculating", calculate as fn(Instant)), ("system calls", call_the_system)] {
         println!("{name}");
-        let Some(books) = keep(engine, expected, 200, work) else { return };
+        let Some(books) = keep(engine, expected, 200, &[work, work]) else { return };
         assert!((0.98..1.02).contains(&books.ratio()), "{name}: {}", books.ratio());
         assert!(books.unsampled_share() < 0.03, "{name}: {}", books.unsampled_share());
     }
     println!("short threads");
-    let Some(books) = keep(engine, expected, 100, many_short_threads) else { return };
+    let Some(books) = keep(engine, expected, 100, &[start_short_threads, start_short_threads]) else {
+        return;
+    };
     assert!((0.98..1.02).contains(&books.ratio()), "short threads: {}", books.ratio());
     assert!(books.unsampled_share() > 0.0, "some of them were never seen");
 }
@@ -122,7 +121,9 @@ fn weights_add_up_with_timers() {
 fn what_perf_may_not_see_is_unsampled() {
     let _turn = take_turn();
     // Only an ordinary user on a careful kernel gets this engine.
-    let Some(books) = keep(Engine::Perf, "perf (user mode)", 200, call_the_system) else { return };
+    let Some(books) = keep(Engine::Perf, "perf (user mode)", 200, &[call_the_system, call_the_system]) else {
+        return;
+    };
     assert!((0.98..1.02).contains(&books.ratio()), "{}", books.ratio());
     assert!(books.unsampled_share() > 0.5, "system calls are not seen: {}", books.unsampled_share());
 }

@@ -131,9 +131,10 @@ impl File {
         }
         complete.sort();
         let kept = complete.split_off(complete.len().saturating_sub(self.keep));
-        // A process that was killed while it wrote has left a part; its time is long over.
-        let stale =
-            parts.into_iter().filter(|(order, _)| kept.first().is_some_and(|(first, _)| order < first));
+        // A process that was killed while it wrote has left a part. Only what is older than all that
+        // may be kept is surely not being written at this moment.
+        let first = kept.first().filter(|_| kept.len() == self.keep);
+        let stale = parts.into_iter().filter(|(order, _)| first.is_some_and(|(first, _)| order < first));
         for (_, name) in complete.into_iter().chain(stale) {
             let path = self.dir.join(name);
             match fs::remove_file(&path) {

@@ -81,7 +81,9 @@ impl<'a> Tables<'a> {
                 let filename = string(&mut self.strings, line.file.as_deref().unwrap_or_default());
                 let function_id = *known.entry((name, filename)).or_insert(functions.len() as u64 + 1);
                 if function_id > functions.len() as u64 {
-                    functions.push(proto::Function { id: function_id, name, system_name: name, filename });
+                    // No system name: where it equals the name, `go tool pprof` takes the name for a
+                    // mangled one of C++ and makes `::poll` of `<T as Future>::poll`.
+                    functions.push(proto::Function { id: function_id, name, system_name: 0, filename });
                 }
                 lines.push(proto::Line { function_id, line: line.line.into() });
             }

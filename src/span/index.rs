@@ -85,7 +85,9 @@ mod tests {
         assert!(find(idents[0]).is_none());
         assert!(find(idents[1]).is_some());
         remove(idents[1], records[1]);
-        records.map(record::close);
+        for record in records {
+            record::close(record);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the tests share: one profiler at a time, its profiles kept, and reading labels off stacks.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test is a crate of its own and uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
