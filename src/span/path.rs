@@ -4,10 +4,10 @@
 //! walk when a sample falls. Names and paths are kept for the life of the process and are bounded;
 //! what comes after the bound is called `other`, and counted.
 
-use std::cell::Cell;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::thread;
 
 use tracing::Metadata;
 
@@ -25,9 +25,11 @@ pub(crate) const MAX_NAMES: usize = 500;
 const MAX_PATHS: usize = 8192;
 /// Spans that a path names; deeper ones share the path of their ancestor at this level.
 const MAX_LEVELS: u16 = 64;
-/// Tries to get the lock, some microseconds in all. A thread of the application does not wait for
-/// it: after a fork, the thread that held it may not exist any more.
-const LOCK_TRIES: u32 = 2000;
+/// Tries to get the lock, which is taken once for each kind of span: those at first spin, the others
+/// let whoever holds it go on. A thread of the application does not wait for longer: after a fork,
+/// the thread that held it may not exist any more.
+const LOCK_SPINS: u32 = 200;
+const LOCK_YIELDS: u32 = 50;
 
 /// What the spans of one path did, in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +56,9 @@ struct Counts {
 struct Paths {
     nodes: Vec<Node>,
     by_name: HashMap<(u32, Arc<str>), u32>,
-    names: HashMap<Arc<str>, ()>,
+    names: HashSet<Arc<str>>,
+    /// How many places of `KNOWN` are taken.
+    known: usize,
 }
 
 static PATHS: Mutex<Option<Paths>> = Mutex::new(None);
@@ -64,7 +68,7 @@ static OVERFLOWED: AtomicU64 = AtomicU64::new(0);
 
 impl Paths {
     fn new() -> Self {
-        let mut paths = Self { nodes: Vec::new(), by_name: HashMap::new(), names: HashMap::new() };
+        let mut paths = Self { nodes: Vec::new(), by_name: HashMap::new(), names: HashSet::new(), known: 0 };
         paths.add(ROOT, 0, "".into());
         paths.add(ROOT, 1, "other".into());
         paths
@@ -88,12 +92,12 @@ impl Paths {
         if let Some(&path) = self.by_name.get(&(parent, name.clone())) {
             return path;
         }
-        let name_is_new = !self.names.contains_key(&name);
+        let name_is_new = !self.names.contains(&name);
         if self.nodes.len() >= MAX_PATHS || (name_is_new && self.names.len() >= MAX_NAMES) {
             OVERFLOWED.fetch_add(1, Ordering::Relaxed);
             return OTHER;
         }
-        self.names.insert(name.clone(), ());
+        self.names.insert(name.clone());
         let path = self.add(parent, level + 1, name.clone());
         self.by_name.insert((parent, name), path);
         path
@@ -101,11 +105,12 @@ impl Paths {
 }
 
 fn try_lock() -> Option<MutexGuard<'static, Option<Paths>>> {
-    for _ in 0..LOCK_TRIES {
+    for tried in 0..LOCK_SPINS + LOCK_YIELDS {
         match PATHS.try_lock() {
             Ok(guard) => return Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            Err(TryLockError::WouldBlock) if tried < LOCK_SPINS => std::hint::spin_loop(),
+            Err(TryLockError::WouldBlock) => thread::yield_now(),
         }
     }
     None
@@ -115,39 +120,59 @@ fn lock() -> MutexGuard<'static, Option<Paths>> {
     PATHS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Entries of a thread's cache. A program rarely makes more kinds of spans in turn on one thread.
-const CACHED: usize = 32;
+/// Places in the table of known children: a power of two, and twice as many as are ever taken.
+const PLACES: usize = 1 << 14;
+const MAX_KNOWN: usize = PLACES / 2;
 
-thread_local! {
-    /// The address of a span's metadata and its parent's path, and the path they make.
-    static CACHE: [Cell<(usize, u32, u32)>; CACHED] = const { [const { Cell::new((0, 0, 0)) }; CACHED] };
+/// A span's metadata and its parent's path as one number, and the path they make. Entries are added
+/// under the lock of `PATHS` and never change, so they are found without it.
+static KNOWN: [(AtomicU64, AtomicU32); PLACES] = [const { (AtomicU64::new(0), AtomicU32::new(0)) }; PLACES];
+
+/// The place of a key, or the free one where it would be.
+#[inline]
+fn place(key: u64) -> &'static (AtomicU64, AtomicU32) {
+    // 2⁶⁴ divided by the golden ratio spreads the keys over the upper bits.
+    let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PLACES.trailing_zeros())) as usize;
+    loop {
+        // Half of the places are always free, so this ends.
+        let place = &KNOWN[at];
+        let taken = place.0.load(Ordering::Acquire);
+        if taken == key || taken == 0 {
+            return place;
+        }
+        at = (at + 1) % PLACES;
+    }
 }
 
 /// The path of a span made under `parent`.
 #[inline]
 pub(crate) fn child(parent: u32, metadata: &'static Metadata<'static>) -> u32 {
-    let key = std::ptr::from_ref(metadata) as usize;
-    let at = (key >> 3 ^ key >> 9 ^ parent as usize) % CACHED;
-    let cached = CACHE.try_with(|cache| cache[at].get());
-    if let Ok((cached_key, cached_parent, path)) = cached
-        && cached_key == key
-        && cached_parent == parent
-    {
-        return path;
+    // An address in user space has at most 52 bits unless a program asks for more, and the three
+    // lowest of a `Metadata`'s are zero; a path has 13.
+    const _: () = assert!(MAX_PATHS <= 1 << 13 && align_of::<Metadata<'static>>() >= 8);
+    let key = (std::ptr::from_ref(metadata) as u64 >> 3) << 13 | u64::from(parent);
+    let (known, path) = place(key);
+    if known.load(Ordering::Acquire) == key {
+        path.load(Ordering::Relaxed)
+    } else {
+        learn(parent, metadata, key)
     }
-    child_slowly(parent, metadata, at)
 }
 
 #[cold]
-fn child_slowly(parent: u32, metadata: &'static Metadata<'static>, at: usize) -> u32 {
+fn learn(parent: u32, metadata: &'static Metadata<'static>, key: u64) -> u32 {
     let Some(mut paths) = try_lock() else {
         OVERFLOWED.fetch_add(1, Ordering::Relaxed);
         return OTHER;
     };
-    let path = paths.get_or_insert_with(Paths::new).child(parent, metadata.name());
-    let key = std::ptr::from_ref(metadata) as usize;
-    // A thread that is ending has no cache any more and does without.
-    let _ = CACHE.try_with(|cache| cache[at].set((key, parent, path)));
+    let paths = paths.get_or_insert_with(Paths::new);
+    let path = paths.child(parent, metadata.name());
+    let (known, value) = place(key);
+    if known.load(Ordering::Relaxed) == 0 && paths.known < MAX_KNOWN {
+        paths.known += 1;
+        value.store(path, Ordering::Relaxed);
+        known.store(key, Ordering::Release);
+    }
     path
 }
 
@@ -246,6 +271,27 @@ mod tests {
         assert_eq!(names(&paths, price), "checkout › price");
         assert_eq!(paths.child(checkout, "price"), price);
         assert_ne!(paths.child(ROOT, "price"), price);
+    }
+
+    #[test]
+    fn threads_that_meet_a_span_at_once_agree_on_its_path() {
+        tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+            let span = tracing::info_span!("met at once");
+            let metadata = span.metadata().expect("enabled");
+            let start = std::sync::Barrier::new(4);
+            let paths = thread::scope(|scope| {
+                let ask = || {
+                    start.wait();
+                    child(child(ROOT, metadata), metadata)
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+                threads.into_iter().map(|t| t.join().expect("no panic")).collect::<Vec<_>>()
+            });
+            let mut book = Book::default();
+            book.refresh();
+            assert_eq!(*book.names(paths[0]), ["met at once".into(), "met at once".into()]);
+            assert!(paths.iter().all(|path| path == &paths[0]), "{paths:?}");
+        });
     }
 
     #[test]
