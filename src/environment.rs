@@ -12,8 +12,10 @@ use crate::settings::{ENGINES, Settings, SpanScope};
 ///
 /// A variable that is empty counts as not set.
 pub struct Environment {
-    get: Box<dyn Fn(&str) -> Option<String> + Send>,
+    get: Box<Lookup>,
 }
+
+type Lookup = dyn Fn(&str) -> Option<String> + Send;
 
 impl Environment {
     /// The process's own.
