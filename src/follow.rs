@@ -39,7 +39,7 @@ pub(crate) struct Follower<S> {
     _registry: PhantomData<fn(S)>,
 }
 
-static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+static NEXT_LAYER: AtomicU64 = AtomicU64::new(1);
 /// Spans whose record is found through the registry, because the index had no room for them.
 static OUTSIDE_INDEX: AtomicU64 = AtomicU64::new(0);
 
@@ -50,7 +50,7 @@ impl<S> Follower<S> {
     pub(crate) fn new(tracking: Arc<Tracking>) -> Self {
         Self {
             tracking,
-            key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
+            key: index::key(NEXT_LAYER.fetch_add(1, Ordering::Relaxed)),
             #[cfg(feature = "otel")]
             linker: Default::default(),
             _registry: PhantomData,
@@ -152,6 +152,21 @@ where
     #[inline]
     pub(crate) fn enter(&self, id: &Id, ctx: &Context<'_, S>) {
         let ident = self.ident(id);
+        if let Some(slot) = thread::existing()
+            && let Some(record) = index::find_first(ident)
+            && slot.spans.push_if(ident, record, || record.entered_again(slot.index()))
+        {
+            return;
+        }
+        self.enter_slowly(id, ctx);
+    }
+
+    /// As [`enter`](Self::enter), whatever is special: the span's first time, or its first on this
+    /// thread, or the thread's first span.
+    #[cold]
+    #[inline(never)]
+    fn enter_slowly(&self, id: &Id, ctx: &Context<'_, S>) {
+        let ident = self.ident(id);
         let Some(record) = self.find(ident, id, ctx) else { return };
         let Some(slot) = thread::current() else { return };
         if record.entered(slot.index()) {
@@ -197,7 +212,10 @@ where
 
     #[cfg(feature = "otel")]
     #[cold]
-    fn link(&self, _record: &'static SpanRecord, id: &Id, ctx: &Context<'_, S>) {
+    fn link(&self, record: &'static SpanRecord, id: &Id, ctx: &Context<'_, S>) {
+        if record.parent().is_none_or(SpanRecord::is_linked) {
+            return self.linker.link_one(id, record, &self.tracking.link);
+        }
         let Some(span) = ctx.span(id) else { return };
         let ancestry = span.scope().filter_map(|ancestor| {
             let id = ancestor.id();

@@ -59,18 +59,18 @@ impl Linker {
         ancestry: impl Iterator<Item = (Id, &'static SpanRecord)>,
         options: &LinkOptions,
     ) {
-        let dispatch = self.dispatch.get().and_then(WeakDispatch::upgrade);
         let unlinked: Vec<_> = ancestry.take_while(|(_, record)| !record.is_linked()).collect();
         for (id, record) in unlinked.into_iter().rev() {
-            match &dispatch {
-                Some(dispatch) => self.link_one(dispatch, &id, record, options),
-                None => record.set_unlinked(),
-            }
+            self.link_one(&id, record, options);
         }
     }
 
-    fn link_one(&self, dispatch: &Dispatch, id: &Id, record: &SpanRecord, options: &LinkOptions) {
-        let Some(context) = get_otel_context(id, dispatch) else {
+    /// Reads the ids of a span whose parent's are known.
+    pub(crate) fn link_one(&self, id: &Id, record: &SpanRecord, options: &LinkOptions) {
+        let Some(dispatch) = self.dispatch.get().and_then(WeakDispatch::upgrade) else {
+            return record.set_unlinked();
+        };
+        let Some(context) = get_otel_context(id, &dispatch) else {
             self.note_unanswered(options);
             return record.set_unlinked();
         };
