@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,21 @@ fn start_short_threads(end: Instant) {
     }
 }
 
+/// One system call of several periods, which signals do not interrupt: reads a file that is one hole,
+/// into the same buffer over and over.
+fn make_a_long_call(_end: Instant) {
+    let name = c"hole";
+    // SAFETY: a new descriptor, which the file owns.
+    let file = unsafe { std::fs::File::from_raw_fd(libc::memfd_create(name.as_ptr(), 0)) };
+    let mut buffer = vec![0; 1 << 18];
+    let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let parts = vec![part; 1024];
+    file.set_len((buffer.len() * parts.len()) as u64).expect("a large file");
+    // SAFETY: the kernel writes into the buffer, which nobody looks at meanwhile.
+    let bytes = unsafe { libc::readv(file.as_raw_fd(), parts.as_ptr(), parts.len() as i32) };
+    assert_eq!(bytes as usize, buffer.len() * parts.len());
+}
+
 fn check(engine: Engine, expected: &str) {
     let _turn = take_turn();
     for (name, work) in [("calculating", calculate as fn(Instant)), ("system calls", call_the_system)] {
@@ -99,6 +115,9 @@ fn check(engine: Engine, expected: &str) {
         assert!((0.98..1.02).contains(&books.ratio()), "{name}: {}", books.ratio());
         assert!(books.unsampled_share() < 0.03, "{name}: {}", books.unsampled_share());
     }
+    println!("threads in a long call at their first tick");
+    let Some(books) = keep(engine, expected, 100, &[make_a_long_call as fn(Instant); 64]) else { return };
+    assert!((0.98..1.02).contains(&books.ratio()), "long calls: {}", books.ratio());
     println!("short threads");
     let Some(books) = keep(engine, expected, 100, &[start_short_threads, start_short_threads]) else {
         return;

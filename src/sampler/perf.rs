@@ -234,7 +234,8 @@ pub(crate) fn thread_of(info: &libc::siginfo_t) -> Option<&'static ThreadSlot> {
 /// one's stack, written to `kernel`. A `period` of 0: each tick weighs what the kernel says.
 pub(crate) fn ticks(slot: &ThreadSlot, period: u64, kernel: &mut [u64]) -> Ticks {
     // The first period is random, so that threads do not tick in step; it stands for a whole one.
-    if slot.first_period.load(Ordering::Relaxed) {
+    let in_first_period = slot.first_period.load(Ordering::Relaxed);
+    if in_first_period {
         slot.first_period.store(false, Ordering::Relaxed);
         // If it fails, the thread goes on ticking too often and its samples weigh too much.
         let _ = set_period(slot.perf_fd.load(Ordering::Relaxed), period);
@@ -247,9 +248,23 @@ pub(crate) fn ticks(slot: &ThreadSlot, period: u64, kernel: &mut [u64]) -> Ticks
     let mut ticks = unsafe { read_ring(pages, kernel) };
     if period != 0 {
         // The kernel goes on reporting the first period of a clock event after it was changed.
+        if in_first_period && ticks.count > 0 {
+            ticks.count = periods_of(ticks.count, ticks.weight / u64::from(ticks.count), period);
+        }
         ticks.weight = period * u64::from(ticks.count);
     }
     ticks
+}
+
+/// How many periods `count` ticks of a shorter first period stand for. A thread that is in a long
+/// system call when it gets its event ticks at the first period until the signal reaches it, perhaps
+/// every 10 µs: the shortest that the kernel's clock events have.
+fn periods_of(count: u32, first: u64, period: u64) -> u32 {
+    const SHORTEST_NS: u64 = 10_000;
+    let after_the_first =
+        u64::from(count.saturating_sub(1)) * first.max(SHORTEST_NS).min(period) / period.max(1);
+    // No more than `count`, as each tick counts for at most a period.
+    1 + after_the_first as u32
 }
 
 /// # Safety
@@ -291,7 +306,9 @@ unsafe fn read_ring(pages: *mut u8, kernel: &mut [u64]) -> Ticks {
             }
             RECORD_LOST => {
                 // The ring was full during a long system call: the ticks count, their stacks don't.
-                ticks.count += word(at + 16) as u32;
+                let lost = word(at + 16);
+                ticks.weight += ticks.weight / u64::from(ticks.count.max(1)) * lost;
+                ticks.count += lost as u32;
             }
             _ => {}
         }
@@ -300,4 +317,22 @@ unsafe fn read_ring(pages: *mut u8, kernel: &mut [u64]) -> Ticks {
     }
     tail.store(end, Ordering::Release);
     ticks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_of_a_short_first_period_count_for_the_time_they_took() {
+        const PERIOD: u64 = 1_000_000;
+        // One tick stands for a whole period, whenever it comes.
+        assert_eq!(periods_of(1, 1, PERIOD), 1);
+        assert_eq!(periods_of(1, PERIOD, PERIOD), 1);
+        // 14 ms in the kernel, at a tick every 10 µs, though only a nanosecond was asked for.
+        assert_eq!(periods_of(1400, 1, PERIOD), 14);
+        assert_eq!(periods_of(1400, 10_000, PERIOD), 14);
+        assert_eq!(periods_of(3, 600_000, PERIOD), 2);
+        assert_eq!(periods_of(14, PERIOD, PERIOD), 14);
+    }
 }
