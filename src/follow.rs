@@ -13,6 +13,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
+#[cfg(feature = "otel")]
+use crate::layer::SpanLayer;
 use crate::span::label::{self, Labels};
 use crate::span::record::{self, SpanRecord};
 use crate::span::{index, path};
@@ -43,8 +45,8 @@ static NEXT_LAYER: AtomicU64 = AtomicU64::new(1);
 /// Spans whose record is found through the registry, because the index had no room for them.
 static OUTSIDE_INDEX: AtomicU64 = AtomicU64::new(0);
 
-/// In a span's extensions: its record, when the index had no room.
-struct Kept(&'static SpanRecord);
+/// In a span's extensions: its records, one for each layer for which the index had no room.
+struct Kept(Vec<&'static SpanRecord>);
 
 impl<S> Follower<S> {
     pub(crate) fn new(tracking: Arc<Tracking>) -> Self {
@@ -73,7 +75,7 @@ where
             if OUTSIDE_INDEX.load(Ordering::Relaxed) == 0 {
                 return None;
             }
-            find_in_registry(id, ctx)
+            find_in_registry(ident, id, ctx)
         })
     }
 
@@ -107,11 +109,13 @@ where
 }
 
 #[cold]
-fn find_in_registry<S>(id: &Id, ctx: &Context<'_, S>) -> Option<&'static SpanRecord>
+fn find_in_registry<S>(ident: u64, id: &Id, ctx: &Context<'_, S>) -> Option<&'static SpanRecord>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
-    ctx.span(id)?.extensions().get::<Kept>().map(|kept| kept.0)
+    let span = ctx.span(id)?;
+    let extensions = span.extensions();
+    extensions.get::<Kept>()?.0.iter().find(|record| record.ident() == ident).copied()
 }
 
 /// What the layer calls.
@@ -145,7 +149,11 @@ where
             && let Some(span) = ctx.span(id)
         {
             OUTSIDE_INDEX.fetch_add(1, Ordering::Relaxed);
-            span.extensions_mut().insert(Kept(record));
+            let mut extensions = span.extensions_mut();
+            match extensions.get_mut::<Kept>() {
+                Some(kept) => kept.0.push(record),
+                None => extensions.insert(Kept(vec![record])),
+            }
         }
     }
 
@@ -196,7 +204,7 @@ where
         let (record, indexed) = match index::find(ident) {
             Some(record) => (record, true),
             None if OUTSIDE_INDEX.load(Ordering::Relaxed) == 0 => return,
-            None => match find_in_registry(id, ctx) {
+            None => match find_in_registry(ident, id, ctx) {
                 Some(record) => (record, false),
                 None => return,
             },
@@ -217,6 +225,16 @@ where
             return self.linker.link_one(id, record, &self.tracking.link);
         }
         let Some(span) = ctx.span(id) else { return };
+        if !self.linker.has_dispatch() {
+            // `Option` and `Vec` do not tell the layers in them of their dispatch (tracing-subscriber
+            // 0.3.23). The current one serves as well if this very layer is in it.
+            tracing::dispatcher::get_default(|dispatch| {
+                let layer = dispatch.downcast_ref::<SpanLayer<S>>();
+                if layer.and_then(SpanLayer::follower).is_some_and(|follower| follower.key == self.key) {
+                    self.linker.set_dispatch(dispatch);
+                }
+            });
+        }
         let ancestry = span.scope().filter_map(|ancestor| {
             let id = ancestor.id();
             self.find(self.ident(&id), &id, ctx).map(|record| (id, record))
