@@ -7,9 +7,12 @@
 //!
 //! Options: `--seconds N` (10), `--engine auto|perf|timer|off`, `--hz N` (100), `--out DIR` (profiles),
 //! `--requests-per-second N` (as fast as it goes). Profiles are pushed as well when
-//! `PYROSCOPE_SERVER_ADDRESS` is set, and traces when `OTEL_EXPORTER_OTLP_ENDPOINT` is.
+//! `PYROSCOPE_SERVER_ADDRESS` is set (or, by OTLP, `OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT` with the
+//! feature `otlp`), and traces when `OTEL_EXPORTER_OTLP_ENDPOINT` is: then it says where to look.
 
 mod load;
+mod online;
+mod options;
 
 use std::error::Error;
 use std::hint::black_box;
@@ -18,12 +21,12 @@ use std::time::Duration;
 
 use axum::extract::RawQuery;
 use axum::{Router, routing::get};
-use opentelemetry::trace::TracerProvider;
-use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use pollscope::{Engine, File, Flamegraph, Profiler, Summary, export};
 use tokio::net::TcpListener;
 use tracing::{Instrument, Span, instrument};
 use tracing_subscriber::prelude::*;
+
+use options::Options;
 
 const SERVICE: &str = "checkout";
 
@@ -32,7 +35,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 fn main() -> Result<()> {
     let options = Options::from_args()?;
     let report = Arc::new(Mutex::new((Summary::new(), Flamegraph::new())));
-    let profiler = Profiler::builder(SERVICE)
+    let mut builder = Profiler::builder(SERVICE)
         .engine(options.engine)
         .hertz(options.hz)
         .every_span()
@@ -44,17 +47,17 @@ fn main() -> Result<()> {
                 summary.add(profile);
                 flamegraph.add(profile);
             }
-        }))
-        .start()?;
-    let traces = traces()?;
-    let otel = traces.as_ref().map(|t| tracing_opentelemetry::layer().with_tracer(t.tracer(SERVICE)));
+        }));
+    if let Some(otlp) = online::otlp_profiles()? {
+        builder = builder.export(otlp);
+    }
+    let profiler = builder.start()?;
+    let traces = online::Traces::from_env(SERVICE)?;
+    let otel = traces.as_ref().map(|t| tracing_opentelemetry::layer().with_tracer(t.tracer()));
     tracing_subscriber::registry().with(profiler.layer()).with(otel).init();
 
     let requests = serve_under_load(&options)?;
 
-    if let Some(traces) = traces {
-        traces.shutdown()?;
-    }
     let stats = profiler.stop();
     let (summary, flamegraph) = &*report.lock().expect("no panic while it was held");
     println!("{summary}\n{stats}\n{requests} requests in {} s", options.seconds);
@@ -62,6 +65,9 @@ fn main() -> Result<()> {
         let svg = format!("{}/flamegraph.svg", options.out);
         flamegraph.write_svg("checkout: CPU by span", std::fs::File::create(&svg)?)?;
         println!("flame graph: {svg}\nprofiles:    {}/*.pb.gz (go tool pprof understands them)", options.out);
+    }
+    if let Some(traces) = traces {
+        traces.finish()?;
     }
     Ok(())
 }
@@ -170,47 +176,4 @@ fn serve_under_load(options: &Options) -> Result<u64> {
     let address = listener.local_addr()?;
     service.spawn(async { axum::serve(listener, Router::new().route("/checkout", get(checkout))).await });
     load::run(address, Duration::from_secs(options.seconds), options.requests_per_second)
-}
-
-/// Traces by OTLP over HTTP, if the environment names a collector.
-fn traces() -> Result<Option<SdkTracerProvider>> {
-    if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_none() {
-        return Ok(None);
-    }
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build()?;
-    let resource = Resource::builder().with_service_name(SERVICE).build();
-    Ok(Some(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build()))
-}
-
-struct Options {
-    seconds: u64,
-    engine: Engine,
-    hz: u32,
-    out: String,
-    requests_per_second: Option<u32>,
-}
-
-impl Options {
-    fn from_args() -> Result<Self> {
-        let mut options = Self {
-            seconds: 10,
-            engine: Engine::Auto,
-            hz: 100,
-            out: "profiles".into(),
-            requests_per_second: None,
-        };
-        let mut args = std::env::args().skip(1);
-        while let Some(name) = args.next() {
-            let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
-            match &*name {
-                "--seconds" => options.seconds = value.parse()?,
-                "--engine" => options.engine = value.parse()?,
-                "--hz" => options.hz = value.parse()?,
-                "--out" => options.out = value,
-                "--requests-per-second" => options.requests_per_second = Some(value.parse()?),
-                _ => return Err(format!("no such option: {name}").into()),
-            }
-        }
-        Ok(options)
-    }
 }
