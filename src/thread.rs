@@ -5,17 +5,18 @@
 //! the task list. Slots are reused and never unmapped: the handler may hold one at any time.
 
 use std::cell::Cell;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use crate::context::SpanStack;
+use crate::patience;
 
 /// Slots a chunk.
 const CHUNK_SLOTS: usize = 64;
 /// 16,384 threads; those beyond are not sampled, and their CPU is shown as unsampled.
 const CHUNKS: usize = 256;
-/// Tries to get the lock, some microseconds in all: a thread of the application never waits for it.
-const LOCK_TRIES: u32 = 2000;
+/// Enters of spans after which a thread that got no slot asks again.
+const ASK_AGAIN_AFTER: u32 = 1000;
 
 /// One thread.
 pub(crate) struct ThreadSlot {
@@ -109,9 +110,9 @@ pub(crate) fn slots() -> impl Iterator<Item = &'static ThreadSlot> {
 }
 
 /// The slot of a thread: the one it has, or one that it gets. `None` beyond the bound, or when the
-/// lock is not to be had just now.
+/// lock is not to be had.
 pub(crate) fn take(tid: i32) -> Option<&'static ThreadSlot> {
-    let _taking = try_lock()?;
+    let _taking = patience::lock(&TAKING)?;
     let mut free = None;
     for slot in slots() {
         match slot.tid() {
@@ -136,22 +137,13 @@ fn grow() -> Option<&'static ThreadSlot> {
     slot(first)
 }
 
-fn try_lock() -> Option<MutexGuard<'static, ()>> {
-    for _ in 0..LOCK_TRIES {
-        match TAKING.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
-        }
-    }
-    None
-}
-
 /// What a thread knows of its own slot.
 #[derive(Clone, Copy)]
 enum Mine {
     NotYet,
     Slot(&'static ThreadSlot),
+    /// There was none; after so many enters it is asked for again.
+    Refused(u32),
     /// The thread is running its last destructors.
     Ended,
 }
@@ -178,7 +170,11 @@ impl Drop for AtEnd {
 pub(crate) fn current() -> Option<&'static ThreadSlot> {
     match MINE.get() {
         Mine::Slot(slot) => Some(slot),
-        Mine::NotYet => register(),
+        Mine::NotYet | Mine::Refused(0) => register(),
+        Mine::Refused(enters) => {
+            MINE.set(Mine::Refused(enters - 1));
+            None
+        }
         Mine::Ended => None,
     }
 }
@@ -188,13 +184,16 @@ pub(crate) fn current() -> Option<&'static ThreadSlot> {
 pub(crate) fn existing() -> Option<&'static ThreadSlot> {
     match MINE.get() {
         Mine::Slot(slot) => Some(slot),
-        Mine::NotYet | Mine::Ended => None,
+        Mine::NotYet | Mine::Refused(_) | Mine::Ended => None,
     }
 }
 
 #[cold]
 fn register() -> Option<&'static ThreadSlot> {
-    let slot = take(current_tid())?;
+    let Some(slot) = take(current_tid()) else {
+        MINE.set(Mine::Refused(ASK_AGAIN_AFTER));
+        return None;
+    };
     slot.stack_end.store(current_stack_end(), Ordering::Relaxed);
     MINE.set(Mine::Slot(slot));
     // Touching it arms its destructor; when that has run already, the task list must do.

@@ -7,11 +7,12 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::Metadata;
 
 use super::record::Life;
+use crate::patience;
 
 /// The path of no span at all; the parent of root spans.
 pub(crate) const ROOT: u32 = 0;
@@ -25,10 +26,6 @@ pub(crate) const MAX_NAMES: usize = 500;
 const MAX_PATHS: usize = 8192;
 /// Spans that a path names; deeper ones share the path of their ancestor at this level.
 const MAX_LEVELS: u16 = 64;
-/// Tries to get the lock, some microseconds in all. A thread of the application does not wait for
-/// it: after a fork, the thread that held it may not exist any more.
-const LOCK_TRIES: u32 = 2000;
-
 /// What the spans of one path did, in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -100,17 +97,6 @@ impl Paths {
     }
 }
 
-fn try_lock() -> Option<MutexGuard<'static, Option<Paths>>> {
-    for _ in 0..LOCK_TRIES {
-        match PATHS.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
-        }
-    }
-    None
-}
-
 fn lock() -> MutexGuard<'static, Option<Paths>> {
     PATHS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -140,7 +126,7 @@ pub(crate) fn child(parent: u32, metadata: &'static Metadata<'static>) -> u32 {
 
 #[cold]
 fn child_slowly(parent: u32, metadata: &'static Metadata<'static>, at: usize) -> u32 {
-    let Some(mut paths) = try_lock() else {
+    let Some(mut paths) = patience::lock(&PATHS) else {
         OVERFLOWED.fetch_add(1, Ordering::Relaxed);
         return OTHER;
     };
