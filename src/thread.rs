@@ -37,8 +37,8 @@ pub(crate) struct ThreadSlot {
     pub(crate) perf_fd: AtomicI32,
     /// The descriptor's ring of two pages, or null.
     pub(crate) perf_ring: AtomicPtr<u8>,
-    /// The descriptor still runs its first, random period.
-    pub(crate) first_period: AtomicBool,
+    /// The descriptor's first, random period while it still runs, in nanoseconds; 0 after that.
+    pub(crate) first_period_ns: AtomicU64,
 
     // written by the handler
     /// Set while the handler runs: what it reads must stay.
@@ -57,7 +57,7 @@ impl ThreadSlot {
             stack_end: AtomicU64::new(0),
             perf_fd: AtomicI32::new(-1),
             perf_ring: AtomicPtr::new(std::ptr::null_mut()),
-            first_period: AtomicBool::new(false),
+            first_period_ns: AtomicU64::new(0),
             in_handler: AtomicBool::new(false),
             signals: AtomicU64::new(0),
             handler_ns: AtomicU64::new(0),
