@@ -23,7 +23,7 @@ fn work_allocate(end: Instant) {
             sizes = (sizes * 75 + 74) % 65_537;
             let mut bytes = Vec::<u8>::with_capacity(sizes % 4096 + 1);
             bytes.resize(sizes % 8192 + 1, 1);
-            if sizes % 3 == 0 {
+            if sizes.is_multiple_of(3) {
                 kept.push(bytes);
             } else {
                 bytes.reserve_exact(sizes * 4);
@@ -84,8 +84,13 @@ fn check(engine: Engine, expected: &str) {
             println!("{} × {frames:#?}", sample.count);
         }
     });
-    assert!(samples > 100, "{samples} samples");
     assert!(stats.incomplete * 1000 <= stats.samples, "{} of {} incomplete", stats.incomplete, stats.samples);
+    let stripped = recording.profiles().iter().all(|profile| !profile.mappings[0].has_functions);
+    if stripped {
+        println!("the names are stripped off this program: only what says that it is incomplete counts");
+        return;
+    }
+    assert!(samples > 100, "{samples} samples");
     assert!(torn * 1000 <= samples, "{torn} of {samples} samples do not come from the thread's entry");
 }
 
