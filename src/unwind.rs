@@ -194,7 +194,9 @@ mod tests {
     }
 
     fn code_map() -> CodeMap {
-        modules::Modules::default().code_map()
+        let mut modules = modules::Modules::default();
+        modules.refresh();
+        modules.code_map()
     }
 
     #[test]

@@ -74,7 +74,9 @@ fn a_function_of_the_program_has_its_name_file_and_line() {
 /// The stack of the caller, leaf first, without this function.
 #[inline(never)]
 fn stack_here() -> Vec<u64> {
-    let (pool, code) = (ScratchPool::new(1, 256), Modules::default().code_map());
+    let mut modules = Modules::default();
+    modules.refresh();
+    let (pool, code) = (ScratchPool::new(1, 256), modules.code_map());
     let mut taken = pool.take(0).expect("a free area");
     // SAFETY: the stack of this very thread, bounded by a map of its mappings made before.
     let walk = unsafe { walk(Registers::here(), &code, 0, taken.scratch(), 256) };

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test is a crate of its own and uses a part of it")]
 
+#[cfg(target_os = "linux")]
+pub mod child;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
