@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
 use crate::context::SpanStack;
 
@@ -14,8 +15,13 @@ use crate::context::SpanStack;
 const CHUNK_SLOTS: usize = 64;
 /// 16,384 threads; those beyond are not sampled, and their CPU is shown as unsampled.
 const CHUNKS: usize = 256;
-/// Tries to get the lock, some microseconds in all: a thread of the application never waits for it.
+/// Tries to get the lock, some microseconds in all: as long as its holder needs while it runs.
 const LOCK_TRIES: u32 = 2000;
+/// Whoever holds the lock may have been put aside, on a busy machine for some time slices of others. A
+/// thread that registers waits for it, once in its life and some 40 ms at most: without a slot its
+/// samples have no span. Not for ever, because after a fork the holder may not exist any more.
+const LOCK_WAITS: u32 = 400;
+const LOCK_WAIT: Duration = Duration::from_micros(50);
 
 /// One thread.
 pub(crate) struct ThreadSlot {
@@ -111,7 +117,10 @@ pub(crate) fn slots() -> impl Iterator<Item = &'static ThreadSlot> {
 /// The slot of a thread: the one it has, or one that it gets. `None` beyond the bound, or when the
 /// lock is not to be had just now.
 pub(crate) fn take(tid: i32) -> Option<&'static ThreadSlot> {
-    let _taking = try_lock()?;
+    take_locked(tid, try_lock(LOCK_TRIES)?)
+}
+
+fn take_locked(tid: i32, _taking: MutexGuard<'_, ()>) -> Option<&'static ThreadSlot> {
     let mut free = None;
     for slot in slots() {
         match slot.tid() {
@@ -136,8 +145,8 @@ fn grow() -> Option<&'static ThreadSlot> {
     slot(first)
 }
 
-fn try_lock() -> Option<MutexGuard<'static, ()>> {
-    for _ in 0..LOCK_TRIES {
+fn try_lock(tries: u32) -> Option<MutexGuard<'static, ()>> {
+    for _ in 0..tries {
         match TAKING.try_lock() {
             Ok(guard) => return Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
@@ -147,10 +156,22 @@ fn try_lock() -> Option<MutexGuard<'static, ()>> {
     None
 }
 
+#[cold]
+fn try_lock_patiently() -> Option<MutexGuard<'static, ()>> {
+    try_lock(LOCK_TRIES).or_else(|| {
+        (0..LOCK_WAITS).find_map(|_| {
+            std::thread::sleep(LOCK_WAIT);
+            try_lock(1)
+        })
+    })
+}
+
 /// What a thread knows of its own slot.
 #[derive(Clone, Copy)]
 enum Mine {
     NotYet,
+    /// Somebody held the lock for too long. Tried again at each enter, and not waited for.
+    Refused,
     Slot(&'static ThreadSlot),
     /// The thread is running its last destructors.
     Ended,
@@ -178,7 +199,7 @@ impl Drop for AtEnd {
 pub(crate) fn current() -> Option<&'static ThreadSlot> {
     match MINE.get() {
         Mine::Slot(slot) => Some(slot),
-        Mine::NotYet => register(),
+        Mine::NotYet | Mine::Refused => register(),
         Mine::Ended => None,
     }
 }
@@ -188,13 +209,20 @@ pub(crate) fn current() -> Option<&'static ThreadSlot> {
 pub(crate) fn existing() -> Option<&'static ThreadSlot> {
     match MINE.get() {
         Mine::Slot(slot) => Some(slot),
-        Mine::NotYet | Mine::Ended => None,
+        Mine::NotYet | Mine::Refused | Mine::Ended => None,
     }
 }
 
 #[cold]
 fn register() -> Option<&'static ThreadSlot> {
-    let slot = take(current_tid())?;
+    let lock = match MINE.get() {
+        Mine::Refused => try_lock(1),
+        _ => try_lock_patiently(),
+    };
+    let Some(slot) = lock.and_then(|lock| take_locked(current_tid(), lock)) else {
+        MINE.set(Mine::Refused);
+        return None;
+    };
     slot.stack_end.store(current_stack_end(), Ordering::Relaxed);
     MINE.set(Mine::Slot(slot));
     // Touching it arms its destructor; when that has run already, the task list must do.
@@ -249,6 +277,29 @@ mod tests {
         })
         .join()
         .expect("no panic");
+    }
+
+    #[test]
+    fn a_thread_waits_for_a_slot_a_little_and_tries_again() {
+        let holding = try_lock_patiently().expect("the lock");
+        std::thread::scope(|scope| {
+            let (waited, waits) = std::sync::mpsc::channel();
+            let (free, freed) = std::sync::mpsc::channel();
+            scope.spawn(move || {
+                // Nobody gives the lock back: as after a fork.
+                assert!(current().is_none());
+                waited.send(()).expect("the test waits");
+                freed.recv().expect("the lock is free");
+                while current().is_none() {
+                    // Another test may hold it for a moment.
+                    std::thread::yield_now();
+                }
+                assert_eq!(existing().expect("a slot").tid(), current_tid());
+            });
+            waits.recv().expect("it gave up");
+            drop(holding);
+            free.send(()).expect("it waits");
+        });
     }
 
     #[test]
