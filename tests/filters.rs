@@ -1,5 +1,6 @@
 //! Layers and filters beside Pollscope's work as they do without it: what they saw they see, and what
 //! nobody wants costs as little as before.
+#![cfg(target_os = "linux")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Span fields as labels: from the span's attributes, from what is recorded later, from its parent,
 //! and never more values than a server can bear.
+#![cfg(target_os = "linux")]
 
 mod support;
 
@@ -7,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pollscope::{Builder, Engine, ErrorKind, Profiler};
-use support::{Recording, burn, take_turn};
+use support::{Recording, burn_cpu, take_turn};
 use tracing::field::Empty;
 use tracing::info_span;
 use tracing_subscriber::prelude::*;
@@ -34,7 +35,7 @@ fn labels(fields: &[&str], work: impl FnOnce()) -> (BTreeSet<String>, u64) {
 
 /// Long enough to be sampled.
 fn work() {
-    burn(Duration::from_millis(50));
+    burn_cpu(Duration::from_millis(40));
 }
 
 #[test]

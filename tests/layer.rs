@@ -1,5 +1,6 @@
 //! What the layer knows of spans: how often they were polled, moved and closed, whichever way they are
 //! used, to the last one; and which samples are theirs.
+#![cfg(target_os = "linux")]
 
 mod support;
 
@@ -8,7 +9,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use pollscope::{Engine, Profiler};
-use support::{Recording, burn, take_turn};
+use support::{Recording, burn_cpu, take_turn};
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 use tokio::task::LocalSet;
 use tracing::{Dispatch, Instrument, Span, info_span};
@@ -201,12 +202,12 @@ fn every_way_to_run_a_task() {
 
 #[inline(never)]
 fn work_ancestor() {
-    burn(Duration::from_millis(60));
+    burn_cpu(Duration::from_millis(60));
 }
 
 #[inline(never)]
 fn work_descendant() {
-    burn(Duration::from_millis(120));
+    burn_cpu(Duration::from_millis(120));
 }
 
 /// The samples of the functions, by the path they are labelled with.
