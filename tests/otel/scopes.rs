@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pollscope::{ProfileKind, SpanScope};
+use pollscope::{Environment, ProfileKind, SpanScope};
 use tracing::info_span;
 
 use crate::support::take_turn;
@@ -53,6 +53,18 @@ fn the_local_root_by_default() {
         ["inner", "middle", "outer"]
     );
     assert!(by_label(&traced, ProfileKind::EverySpan).is_empty());
+}
+
+#[test]
+fn the_trace_id_can_be_left_out() {
+    let _turn = take_turn();
+    let off = || Environment::from_fn(|name| (name == "POLLSCOPE_TRACE_ID_LABEL").then(|| "off".to_owned()));
+    let by_code = Stack::default().run(|b| b.trace_id_label(false), |_| levels());
+    let by_environment = Stack::default().run(|b| b.environment(off()), |_| levels());
+    for traced in [by_code, by_environment] {
+        assert_eq!(names(&traced, ProfileKind::ProcessCpu), ["outer"]);
+        assert!(traced.labels().keys().all(|label| label.trace_id.is_none()));
+    }
 }
 
 #[test]
