@@ -83,6 +83,10 @@ pub(crate) fn no_handler_runs() -> bool {
     thread::slots().all(|slot| !slot.in_handler.load(Ordering::SeqCst))
 }
 
+/// Threads that begin with the same scratch area: what the unwinder learns from one's stack serves the
+/// others, and few enough that they seldom meet there.
+const THREADS_AN_AREA: usize = 8;
+
 static DESK: AtomicPtr<Desk> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Gives the handlers their desk, for the life of the process.
@@ -136,7 +140,7 @@ fn sample(
     context: &libc::ucontext_t,
 ) {
     let period = desk.period.load(Ordering::Relaxed);
-    let mut taken = desk.scratch.take(slot.index() as usize);
+    let mut taken = desk.scratch.take(slot.index() as usize / THREADS_AN_AREA);
     let mut no_room = [];
     let kernel_room = taken.as_mut().map_or(&mut no_room[..], |taken| &mut taken.scratch().kernel[..]);
     let ticks = match info.si_code {

@@ -29,8 +29,8 @@ const RING_WORDS_A_PROCESSOR: usize = 4096;
 /// 512 KiB to 8 MiB.
 const MIN_RING_WORDS: usize = 1 << 16;
 const MAX_RING_WORDS: usize = 1 << 20;
-/// Scratch areas are some 25 KiB each, and no more handlers run at once than there are processors;
-/// as many again, since a thread may be preempted within its handler.
+/// Scratch areas are some 180 KiB each, of which a walk touches a third; no more handlers run at once
+/// than there are processors, and as many again, since a thread may be preempted within its handler.
 const MAX_SCRATCH_AREAS: usize = 64;
 /// Stopping waits this much longer than the exporters may take, for what comes before and after.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
