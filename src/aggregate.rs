@@ -33,7 +33,7 @@ impl Tally {
 pub(crate) struct Entry {
     pub(crate) context: Context,
     pub(crate) complete: bool,
-    /// OpenTelemetry ids of the open spans around the innermost one.
+    /// The open spans around the innermost one, as in [`Lists`].
     pub(crate) ancestors: Box<[u64]>,
     /// Leaf first: kernel addresses, which lie in the upper half of the address space, then user.
     pub(crate) stack: Box<[u64]>,

@@ -9,7 +9,7 @@ use crate::locate::Locations;
 use crate::profile::{
     CROWDED, LOST, Profile, ProfileKind, Sample, SpanLabels, SpanUsage, UNSAMPLED, ValueType,
 };
-use crate::sample::Context;
+use crate::sample::{ANCESTOR_WORDS, Context};
 use crate::settings::SpanScope;
 use crate::span::path::{Book, Usage};
 use crate::span::record::Identity;
@@ -110,10 +110,8 @@ impl Assembler {
         if !self.options.every_span || identity.span_id == 0 {
             return;
         }
-        let open = [identity.span_id].into_iter().chain(entry.ancestors.iter().copied());
-        for (above, span_id) in open.enumerate() {
-            let name =
-                path.len().checked_sub(1 + above).map_or_else(|| "other".into(), |at| path[at].clone());
+        for (span_id, path) in open_spans(&identity, &entry.ancestors) {
+            let name = self.book.names(path).last().cloned().unwrap_or_default();
             let labels =
                 SpanLabels { name: self.span_name(name), span_id: Some(span_id), ..(*labels).clone() };
             every
@@ -170,6 +168,18 @@ impl Assembler {
         spans.sort_by(|a, b| a.path.cmp(&b.path));
         spans
     }
+}
+
+/// The ids and paths of the spans that were open in the trace, innermost first. Where they are more
+/// than a sample has room for, the local root still is the last.
+fn open_spans(identity: &Identity, ancestors: &[u64]) -> Vec<(u64, u32)> {
+    let mut open = vec![(identity.span_id, identity.path)];
+    let (ancestors, _) = ancestors.as_chunks::<ANCESTOR_WORDS>();
+    open.extend(ancestors.iter().map(|&[span_id, path]| (span_id, path as u32)));
+    if open.last().is_some_and(|&(span_id, _)| span_id != identity.root_span_id) {
+        open.push((identity.root_span_id, identity.root_path));
+    }
+    open
 }
 
 /// The samples in an order that does not depend on the table's, heaviest first.

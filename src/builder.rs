@@ -6,7 +6,7 @@ use crate::environment::Environment;
 use crate::error::Error;
 use crate::export::Export;
 use crate::profiler::Profiler;
-use crate::settings::{Engine, Event, Settings, Signal, SpanScope};
+use crate::settings::{Engine, Event, Settings, Signal, SpanScope, label_of_field};
 
 /// Everything that can be chosen about a [`Profiler`]; [`start`](Self::start) begins.
 ///
@@ -60,7 +60,8 @@ impl Builder {
 
     /// Sets whether anything is done at all.
     ///
-    /// Without it the layer is empty, no thread is started, and the statistics say so.
+    /// Without it the layer is empty, no thread is started, exporters are not looked at, and the
+    /// statistics say so.
     ///
     /// `true` by default.
     pub fn enabled(mut self, enabled: bool) -> Self {
@@ -148,8 +149,9 @@ impl Builder {
     /// its descendants did.
     ///
     /// It is a profile type of its own, `span:cpu:nanoseconds:cpu:nanoseconds` in Pyroscope, to
-    /// choose in Grafana's data source; `process_cpu` still counts each sample once. Costs a few
-    /// words a sample in the handler, and about as many samples to store as spans are nested.
+    /// choose in Grafana's data source; `process_cpu` still counts each sample once. Where more than 33
+    /// spans are nested, the innermost 33 and the local root have the sample. Costs a few words a
+    /// sample in the handler, and about as many samples to store as spans are nested.
     ///
     /// Off by default.
     pub fn every_span(mut self) -> Self {
@@ -179,9 +181,11 @@ impl Builder {
 
     /// Makes a label of a span's field, such as `http.route`, which becomes `http_route`.
     ///
-    /// A span has its ancestors' labels, its own on top. Each value is a series on the server; after
-    /// 100 distinct ones of a field the value is `other`. Fields may hold personal data, so none is
-    /// taken that is not named here.
+    /// A span has the labels that its parent has when it is made, its own on top; a value recorded
+    /// later counts for the span itself, and for children made from then on. Two fields may become the
+    /// same label, such as `http.route` and `http_route`: the value recorded last counts. Each value
+    /// is a series on the server; after 100 distinct ones of a label the value is `other`. Fields may
+    /// hold personal data, so none is taken that is not named here.
     ///
     /// None by default.
     pub fn label_field(mut self, field: impl Into<String>) -> Self {
@@ -230,6 +234,13 @@ impl Builder {
         let Self { mut settings, mut exporters, environment } = self;
         if let Some(environment) = &environment {
             environment.apply(&mut settings)?;
+        }
+        settings.check()?;
+        if !settings.is_on() {
+            // Whatever is wrong with an exporter, it is not used.
+            return Profiler::start(settings, Vec::new());
+        }
+        if let Some(environment) = &environment {
             #[cfg(feature = "pyroscope")]
             if !exporters.iter().any(|exporter| exporter.name() == crate::Pyroscope::NAME) {
                 exporters.extend(
@@ -240,9 +251,10 @@ impl Builder {
                 exporter.configure(environment)?;
             }
         }
-        settings.check()?;
+        let labels: Vec<_> = settings.label_fields.iter().map(|field| label_of_field(field)).collect();
         for exporter in &exporters {
             exporter.check()?;
+            exporter.check_fields(&labels)?;
         }
         Profiler::start(settings, exporters)
     }

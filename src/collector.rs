@@ -66,6 +66,7 @@ pub(crate) struct Collector {
     /// The objects that the samples of this generation were taken among.
     mapped: Vec<Arc<Module>>,
     /// Maps that a handler may still be reading.
+    #[expect(clippy::vec_box, reason = "handlers hold the addresses of what is boxed")]
     retired: Vec<Box<CodeMap>>,
 
     // the window under way

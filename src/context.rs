@@ -12,18 +12,29 @@ use crate::span::record::SpanRecord;
 /// here, and are counted.
 pub(crate) const SPANS_DEPTH: usize = 64;
 
+/// An ident that no span is left by: the chance that a span has it is 2⁻⁶⁴.
+const LEFT: u64 = 0;
+
 struct Entry {
     /// Null once the span was left while others above it stayed.
     record: AtomicPtr<SpanRecord>,
+    /// `LEFT` from then on.
     ident: AtomicU64,
     sequence: AtomicU32,
+}
+
+impl Entry {
+    #[inline]
+    fn set(&self, ident: u64, record: &'static SpanRecord) {
+        self.record.store(std::ptr::from_ref(record).cast_mut(), Ordering::Relaxed);
+        self.ident.store(ident, Ordering::Relaxed);
+        self.sequence.store(record.sequence(), Ordering::Relaxed);
+    }
 }
 
 /// The spans that a thread is in, innermost last.
 pub(crate) struct SpanStack {
     depth: AtomicU32,
-    /// Entries below `depth` whose span was left out of order.
-    left: AtomicU32,
     /// How often a span was entered deeper than there is room.
     too_deep: AtomicU64,
     entries: [Entry; SPANS_DEPTH],
@@ -44,7 +55,6 @@ impl SpanStack {
     pub(crate) const fn new() -> Self {
         Self {
             depth: AtomicU32::new(0),
-            left: AtomicU32::new(0),
             too_deep: AtomicU64::new(0),
             entries: [const {
                 Entry {
@@ -56,21 +66,37 @@ impl SpanStack {
         }
     }
 
-    /// Enters a span.
+    /// Enters a span if there is room and `and` agrees, which is asked last; whether it was entered.
     #[inline]
+    pub(crate) fn push_if(
+        &self,
+        ident: u64,
+        record: &'static SpanRecord,
+        and: impl FnOnce() -> bool,
+    ) -> bool {
+        let depth = self.depth.load(Ordering::Relaxed);
+        let Some(entry) = self.entries.get(depth as usize) else { return false };
+        if !and() {
+            return false;
+        }
+        entry.set(ident, record);
+        // The reader is a signal handler of this same thread: the compiler's order is enough.
+        compiler_fence(Ordering::Release);
+        self.depth.store(depth + 1, Ordering::Relaxed);
+        true
+    }
+
+    /// Enters a span.
     pub(crate) fn push(&self, ident: u64, record: &'static SpanRecord) {
         let mut depth = self.depth.load(Ordering::Relaxed);
         if depth as usize >= SPANS_DEPTH {
             depth = self.make_room(depth);
         }
         if let Some(entry) = self.entries.get(depth as usize) {
-            entry.record.store(std::ptr::from_ref(record).cast_mut(), Ordering::Relaxed);
-            entry.ident.store(ident, Ordering::Relaxed);
-            entry.sequence.store(record.sequence(), Ordering::Relaxed);
+            entry.set(ident, record);
         } else {
             self.too_deep.store(self.too_deep.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
-        // The reader is a signal handler of this same thread: the compiler's order is enough.
         compiler_fence(Ordering::Release);
         self.depth.store(depth + 1, Ordering::Relaxed);
     }
@@ -103,7 +129,6 @@ impl SpanStack {
             compiler_fence(Ordering::Release);
             to.record.store(record, Ordering::Relaxed);
         }
-        self.left.store(0, Ordering::Relaxed);
         self.depth.store(kept as u32, Ordering::Relaxed);
         kept as u32
     }
@@ -114,7 +139,6 @@ impl SpanStack {
         let below = self.depth.load(Ordering::Relaxed).wrapping_sub(1);
         if let Some(entry) = self.entries.get(below as usize)
             && entry.ident.load(Ordering::Relaxed) == ident
-            && self.left.load(Ordering::Relaxed) == 0
         {
             self.depth.store(below, Ordering::Relaxed);
         } else {
@@ -126,10 +150,7 @@ impl SpanStack {
     fn pop_slowly(&self, ident: u64) {
         let depth = self.depth.load(Ordering::Relaxed) as usize;
         let stored = depth.min(SPANS_DEPTH);
-        let at = (0..stored).rev().find(|&at| {
-            let entry = &self.entries[at];
-            entry.ident.load(Ordering::Relaxed) == ident && !entry.record.load(Ordering::Relaxed).is_null()
-        });
+        let at = (0..stored).rev().find(|&at| self.entries[at].ident.load(Ordering::Relaxed) == ident);
         let Some(at) = at else {
             // One of those that found no room, or one that was never entered here.
             if depth > SPANS_DEPTH {
@@ -138,18 +159,17 @@ impl SpanStack {
             return;
         };
         self.entries[at].record.store(std::ptr::null_mut(), Ordering::Relaxed);
-        self.left.store(self.left.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.entries[at].ident.store(LEFT, Ordering::Relaxed);
         if depth > SPANS_DEPTH {
             return;
         }
+        // What was left out of order goes with what was entered after it, at the latest when the
+        // stack is full.
         let mut depth = depth;
-        let mut dropped = 0;
         while depth > 0 && self.entries[depth - 1].record.load(Ordering::Relaxed).is_null() {
             depth -= 1;
-            dropped += 1;
         }
         self.depth.store(depth as u32, Ordering::Relaxed);
-        self.left.store(self.left.load(Ordering::Relaxed) - dropped, Ordering::Relaxed);
     }
 
     /// Signal side. The innermost span that `observe` finds to be the one that was entered, going
@@ -175,7 +195,6 @@ impl SpanStack {
     /// Forgets all spans: the thread ends, or another takes its place.
     pub(crate) fn clear(&self) {
         self.depth.store(0, Ordering::Relaxed);
-        self.left.store(0, Ordering::Relaxed);
     }
 
     pub(crate) fn too_deep(&self) -> u64 {
@@ -228,6 +247,30 @@ mod tests {
         let seen =
             [t.enter(0), t.enter(1), t.enter(2), t.exit(1), t.exit(0), t.exit(2), t.enter(1), t.exit(1)];
         assert_eq!(seen, [Some(0), Some(1), Some(2), Some(2), Some(2), None, Some(1), None]);
+    }
+
+    #[test]
+    fn spans_left_out_of_order_for_ever_take_no_room() {
+        let t = Thread::new(3);
+        t.enter(0);
+        for _ in 0..3 * SPANS_DEPTH {
+            let seen = [t.enter(1), t.enter(2), t.exit(1), t.exit(2)];
+            assert_eq!(seen, [Some(1), Some(2), Some(2), Some(0)]);
+        }
+        assert_eq!([t.exit(0), t.enter(1), t.exit(1)], [None, Some(1), None]);
+        assert_eq!(t.stack.too_deep(), 0);
+    }
+
+    #[test]
+    fn the_short_way_in_counts_nothing_when_there_is_no_room() {
+        let t = Thread::new(SPANS_DEPTH as u64 + 1);
+        let enter = |n: usize, and| t.stack.push_if(n as u64 + 1, t.records[n], || and);
+        assert!(!enter(0, false));
+        assert_eq!(t.seen(), None);
+        assert!((0..SPANS_DEPTH).all(|n| enter(n, true)));
+        assert_eq!(t.seen(), Some(SPANS_DEPTH as u32 - 1));
+        let full = t.stack.push_if(99, t.records[SPANS_DEPTH], || panic!("asked without room"));
+        assert!(!full);
     }
 
     #[test]

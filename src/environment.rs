@@ -6,14 +6,16 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
-use crate::settings::{ENGINES, Settings, SpanScope};
+use crate::settings::{ENGINES, HERTZ, Settings, SpanScope, WINDOW};
 
 /// The environment variables of this process, or a test's own.
 ///
 /// A variable that is empty counts as not set.
 pub struct Environment {
-    get: Box<dyn Fn(&str) -> Option<String> + Send>,
+    get: Box<Lookup>,
 }
+
+type Lookup = dyn Fn(&str) -> Option<String> + Send;
 
 impl Environment {
     /// The process's own.
@@ -72,10 +74,15 @@ impl Environment {
         )
     }
 
-    fn duration(&self, name: &str) -> Result<Option<Duration>, Error> {
+    fn duration(
+        &self,
+        name: &str,
+        accepted: &str,
+        is_accepted: impl Fn(Duration) -> bool,
+    ) -> Result<Option<Duration>, Error> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        let parsed = parse_duration(&value).filter(|duration| !duration.is_zero());
-        parsed.map(Some).ok_or_else(|| wrong(name, &value, "a duration such as 10s, 500ms or 10ms"))
+        let parsed = parse_duration(&value).filter(|&duration| is_accepted(duration));
+        parsed.map(Some).ok_or_else(|| wrong(name, &value, &format!("a duration, {accepted}")))
     }
 
     /// Changes what variables say otherwise.
@@ -94,7 +101,8 @@ impl Environment {
         set(&mut settings.enabled, self.switch("POLLSCOPE_ENABLED")?);
         const ENGINE: &str = "POLLSCOPE_ENGINE";
         if let Some(engine) = self.get(ENGINE) {
-            settings.engine = engine.parse().map_err(|_| wrong(ENGINE, &engine, ENGINES))?;
+            let parsed = engine.to_ascii_lowercase().parse();
+            settings.engine = parsed.map_err(|_| wrong(ENGINE, &engine, ENGINES))?;
         }
         let scopes = [
             ("local_root", (SpanScope::LocalRoot, false)),
@@ -107,15 +115,27 @@ impl Environment {
         set(&mut settings.trace_id_label, self.switch("POLLSCOPE_TRACE_ID_LABEL")?);
         set(&mut settings.span_name_label, self.switch("POLLSCOPE_SPAN_NAME_LABEL")?);
         set(&mut settings.raw_stacks, self.switch("POLLSCOPE_RAW_STACKS")?);
-        set(&mut settings.window, self.duration("PYROSCOPE_UPLOAD_INTERVAL")?);
-        if let Some(interval) = self.duration("PYROSCOPE_PROFILING_INTERVAL")? {
-            // Between two samples of a second of CPU time.
-            settings.hertz = (1.0 / interval.as_secs_f64()).round() as u32;
-        }
-        let otel =
-            ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER"];
-        settings.traces_expected |= otel.iter().any(|name| self.get(name).is_some());
+        let window = self.duration("PYROSCOPE_UPLOAD_INTERVAL", "100ms to 15s", |d| WINDOW.contains(&d))?;
+        set(&mut settings.window, window);
+        // Between two samples of a second of CPU time.
+        let hertz = |interval: Duration| (1.0 / interval.as_secs_f64()).round() as u32;
+        let interval = self.duration("PYROSCOPE_PROFILING_INTERVAL", "100us to 1s, such as 10ms", |d| {
+            HERTZ.contains(&hertz(d))
+        })?;
+        set(&mut settings.hertz, interval.map(hertz));
+        settings.traces_expected |= self.expects_traces();
         Ok(())
+    }
+
+    /// Whether something says that this program makes OpenTelemetry traces.
+    fn expects_traces(&self) -> bool {
+        let is = |name, value: &str| self.get(name).is_some_and(|set| set.eq_ignore_ascii_case(value));
+        if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
+            return false;
+        }
+        ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER"]
+            .iter()
+            .any(|name| self.get(name).is_some())
     }
 }
 
@@ -167,7 +187,7 @@ pub(crate) mod tests {
     fn the_environment_goes_before_the_code() {
         let settings = applied(&[
             ("OTEL_SERVICE_NAME", "checkout"),
-            ("POLLSCOPE_ENGINE", "timer"),
+            ("POLLSCOPE_ENGINE", "Timer"),
             ("POLLSCOPE_SCOPE", "every_span"),
             ("POLLSCOPE_TRACE_ID_LABEL", "off"),
             ("PYROSCOPE_UPLOAD_INTERVAL", "15s"),
@@ -181,6 +201,17 @@ pub(crate) mod tests {
         assert!(!settings.trace_id_label && settings.span_name_label && !settings.raw_stacks);
         assert_eq!((settings.window, settings.hertz), (Duration::from_secs(15), 400));
         assert!(applied(&[("POLLSCOPE_ENABLED", "false")]).is_ok_and(|s| !s.is_on()));
+    }
+
+    #[test]
+    fn traces_are_expected_where_something_says_so_and_nothing_says_no() {
+        let expected = |list: &[_]| applied(list).expect("understood").traces_expected;
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
+        assert!(expected(&[endpoint]));
+        assert!(expected(&[("OTEL_TRACES_EXPORTER", "otlp")]));
+        assert!(!expected(&[]));
+        assert!(!expected(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]));
+        assert!(!expected(&[endpoint, ("OTEL_SDK_DISABLED", "true")]));
     }
 
     #[test]
@@ -209,12 +240,27 @@ pub(crate) mod tests {
             (
                 "PYROSCOPE_UPLOAD_INTERVAL",
                 "soon",
-                "PYROSCOPE_UPLOAD_INTERVAL is \"soon\": accepted is a duration",
+                "PYROSCOPE_UPLOAD_INTERVAL is \"soon\": accepted is a duration, 100ms to 15s",
+            ),
+            (
+                "PYROSCOPE_UPLOAD_INTERVAL",
+                "1m",
+                "PYROSCOPE_UPLOAD_INTERVAL is \"1m\": accepted is a duration, 100ms to 15s",
             ),
             (
                 "PYROSCOPE_PROFILING_INTERVAL",
                 "0",
-                "PYROSCOPE_PROFILING_INTERVAL is \"0\": accepted is a duration",
+                "PYROSCOPE_PROFILING_INTERVAL is \"0\": accepted is a duration, 100us to 1s, such as 10ms",
+            ),
+            (
+                "PYROSCOPE_PROFILING_INTERVAL",
+                "1us",
+                "PYROSCOPE_PROFILING_INTERVAL is \"1us\": accepted is a duration, 100us to 1s",
+            ),
+            (
+                "POLLSCOPE_SCOPE",
+                "all",
+                "POLLSCOPE_SCOPE is \"all\": accepted is local_root, innermost, every_span",
             ),
             (
                 "OTEL_RESOURCE_ATTRIBUTES",

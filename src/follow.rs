@@ -13,6 +13,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
+#[cfg(feature = "otel")]
+use crate::layer::SpanLayer;
 use crate::span::label::{self, Labels};
 use crate::span::record::{self, SpanRecord};
 use crate::span::{index, path};
@@ -39,18 +41,18 @@ pub(crate) struct Follower<S> {
     _registry: PhantomData<fn(S)>,
 }
 
-static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+static NEXT_LAYER: AtomicU64 = AtomicU64::new(1);
 /// Spans whose record is found through the registry, because the index had no room for them.
 static OUTSIDE_INDEX: AtomicU64 = AtomicU64::new(0);
 
-/// In a span's extensions: its record, when the index had no room.
-struct Kept(&'static SpanRecord);
+/// In a span's extensions: its records, one for each layer for which the index had no room.
+struct Kept(Vec<&'static SpanRecord>);
 
 impl<S> Follower<S> {
     pub(crate) fn new(tracking: Arc<Tracking>) -> Self {
         Self {
             tracking,
-            key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
+            key: index::key(NEXT_LAYER.fetch_add(1, Ordering::Relaxed)),
             #[cfg(feature = "otel")]
             linker: Default::default(),
             _registry: PhantomData,
@@ -73,7 +75,7 @@ where
             if OUTSIDE_INDEX.load(Ordering::Relaxed) == 0 {
                 return None;
             }
-            find_in_registry(id, ctx)
+            find_in_registry(ident, id, ctx)
         })
     }
 
@@ -107,11 +109,13 @@ where
 }
 
 #[cold]
-fn find_in_registry<S>(id: &Id, ctx: &Context<'_, S>) -> Option<&'static SpanRecord>
+fn find_in_registry<S>(ident: u64, id: &Id, ctx: &Context<'_, S>) -> Option<&'static SpanRecord>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
-    ctx.span(id)?.extensions().get::<Kept>().map(|kept| kept.0)
+    let span = ctx.span(id)?;
+    let extensions = span.extensions();
+    extensions.get::<Kept>()?.0.iter().find(|record| record.ident() == ident).copied()
 }
 
 /// What the layer calls.
@@ -145,12 +149,31 @@ where
             && let Some(span) = ctx.span(id)
         {
             OUTSIDE_INDEX.fetch_add(1, Ordering::Relaxed);
-            span.extensions_mut().insert(Kept(record));
+            let mut extensions = span.extensions_mut();
+            match extensions.get_mut::<Kept>() {
+                Some(kept) => kept.0.push(record),
+                None => extensions.insert(Kept(vec![record])),
+            }
         }
     }
 
     #[inline]
     pub(crate) fn enter(&self, id: &Id, ctx: &Context<'_, S>) {
+        let ident = self.ident(id);
+        if let Some(slot) = thread::existing()
+            && let Some(record) = index::find_first(ident)
+            && slot.spans.push_if(ident, record, || record.entered_again(slot.index()))
+        {
+            return;
+        }
+        self.enter_slowly(id, ctx);
+    }
+
+    /// As [`enter`](Self::enter), whatever is special: the span's first time, or its first on this
+    /// thread, or the thread's first span.
+    #[cold]
+    #[inline(never)]
+    fn enter_slowly(&self, id: &Id, ctx: &Context<'_, S>) {
         let ident = self.ident(id);
         let Some(record) = self.find(ident, id, ctx) else { return };
         let Some(slot) = thread::current() else { return };
@@ -181,7 +204,7 @@ where
         let (record, indexed) = match index::find(ident) {
             Some(record) => (record, true),
             None if OUTSIDE_INDEX.load(Ordering::Relaxed) == 0 => return,
-            None => match find_in_registry(id, ctx) {
+            None => match find_in_registry(ident, id, ctx) {
                 Some(record) => (record, false),
                 None => return,
             },
@@ -197,8 +220,21 @@ where
 
     #[cfg(feature = "otel")]
     #[cold]
-    fn link(&self, _record: &'static SpanRecord, id: &Id, ctx: &Context<'_, S>) {
+    fn link(&self, record: &'static SpanRecord, id: &Id, ctx: &Context<'_, S>) {
+        if record.parent().is_none_or(SpanRecord::is_linked) {
+            return self.linker.link_one(id, record, &self.tracking.link);
+        }
         let Some(span) = ctx.span(id) else { return };
+        if !self.linker.has_dispatch() {
+            // `Option` and `Vec` do not tell the layers in them of their dispatch (tracing-subscriber
+            // 0.3.23). The current one serves as well if this very layer is in it.
+            tracing::dispatcher::get_default(|dispatch| {
+                let layer = dispatch.downcast_ref::<SpanLayer<S>>();
+                if layer.and_then(SpanLayer::follower).is_some_and(|follower| follower.key == self.key) {
+                    self.linker.set_dispatch(dispatch);
+                }
+            });
+        }
         let ancestry = span.scope().filter_map(|ancestor| {
             let id = ancestor.id();
             self.find(self.ident(&id), &id, ctx).map(|record| (id, record))

@@ -11,7 +11,7 @@ use crate::clock::monotonic_ns;
 use crate::context::Innermost;
 use crate::regs::Registers;
 use crate::ring::Ring;
-use crate::sample::{Context, Head, MAX_ANCESTORS};
+use crate::sample::{ANCESTOR_WORDS, Context, Head, MAX_ANCESTORS};
 use crate::sampler::{perf, timer};
 use crate::span::record::SpanRecord;
 use crate::thread::{self, ThreadSlot};
@@ -147,8 +147,8 @@ fn sample(
         // An earlier signal accounted for this one's ticks already.
         return;
     }
-    let mut ancestors = [0; MAX_ANCESTORS];
-    let mut ancestor_count = 0;
+    let mut ancestors = [0; MAX_ANCESTORS * ANCESTOR_WORDS];
+    let mut ancestor_words = 0;
     let observed = slot.spans.innermost(|record, sequence| {
         record.observe(sequence, ticks.count).map(|identity| (record, identity))
     });
@@ -157,7 +157,7 @@ fn sample(
         Innermost::Unknown => Context::Unknown,
         Innermost::In((record, identity)) => {
             if desk.with_ancestors.load(Ordering::Relaxed) {
-                ancestor_count = collect_ancestors(record, identity.trace_id, &mut ancestors);
+                ancestor_words = collect_ancestors(record, identity.trace_id, &mut ancestors);
             }
             Context::In(identity)
         }
@@ -180,24 +180,25 @@ fn sample(
     };
     let head =
         Head { count: ticks.count, weight: ticks.weight, context: context_found, complete, tid: slot.tid() };
-    let ancestors = &ancestors[..ancestor_count];
+    let ancestors = &ancestors[..ancestor_words];
     let words = head.encode(ancestors.len(), kernel.len(), user.len());
     desk.ring.push([&words, ancestors, kernel, user], ticks.count.into(), ticks.weight);
 }
 
-/// Writes the ids of the spans around `record` in its trace; how many.
-fn collect_ancestors(record: &SpanRecord, trace_id: u128, ids: &mut [u64; MAX_ANCESTORS]) -> usize {
+/// Writes the spans around `record` in its trace; how many words.
+fn collect_ancestors(record: &SpanRecord, trace_id: u128, words: &mut [u64]) -> usize {
     let mut count = 0;
     let mut next = record.parent();
     // A parent stays open while its child is, so each of these records is still its span's.
-    for id in ids {
+    for [id, path] in words.as_chunks_mut::<ANCESTOR_WORDS>().0 {
         let Some(ancestor) = next else { break };
         let identity = ancestor.identity();
         if identity.trace_id != trace_id || identity.span_id == 0 {
             break;
         }
         *id = identity.span_id;
-        count += 1;
+        *path = identity.path.into();
+        count += ANCESTOR_WORDS;
         next = ancestor.parent();
     }
     count

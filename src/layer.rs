@@ -34,6 +34,11 @@ where
     pub(crate) fn new(follower: Option<Follower<S>>) -> Self {
         Self { gate: Nothing.with_filter(Gate { spans: follower.is_some() }), follower }
     }
+
+    #[cfg(all(sampling, feature = "otel"))]
+    pub(crate) fn follower(&self) -> Option<&Follower<S>> {
+        self.follower.as_ref()
+    }
 }
 
 impl<S> Layer<S> for SpanLayer<S>

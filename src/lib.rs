@@ -1,4 +1,50 @@
 //! A CPU profiler for tokio programs that knows which request it is looking at.
+//!
+//! Add one `tracing-subscriber` layer and keep your `#[instrument]` spans: every CPU sample carries
+//! the span that was being polled, wherever its task has moved. Profiles go to Grafana Pyroscope, by
+//! OTLP, or into files that `go tool pprof` reads; the link from a trace to its flame graph goes onto
+//! the OpenTelemetry span.
+//!
+//! ```no_run
+//! use tracing_subscriber::prelude::*;
+//!
+//! # fn main() -> Result<(), pollscope::Error> {
+//! let profiler = pollscope::Profiler::builder("checkout")     // service.name
+//!     .export(pollscope::File::new("profiles"))               // or Pyroscope::new("http://localhost:4040")
+//!     .start()?;
+//! tracing_subscriber::registry()
+//!     .with(profiler.layer())                                 // before an OpenTelemetry layer
+//!     .init();
+//! // … the program; when `profiler` is dropped, the last profile is delivered.
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! No frame pointers, no `tokio_unstable`, no wrapped `spawn`, no special `main`, no privileges. It
+//! works on Linux, on x86_64 and aarch64; elsewhere it compiles, starts, and says that nothing is
+//! sampled ([`Stats::reason`]).
+//!
+//! # What to read next
+//!
+//! [`Builder`] has everything that can be chosen, and the environment variables that say the same.
+//! [`Stats`] tells what the profiler did and what it could not do. [`export::Export`] is how profiles
+//! leave the process; [`Profile`] is what an exporter gets.
+//!
+//! # What it promises
+//!
+//! A sample is right, or it says what it is not: a stack that does not reach its thread's entry has
+//! an `[incomplete stack]` frame, samples that found no room are `[lost samples]`, and CPU time that
+//! the kernel's clock knows of and no sample does is `[unsampled]`. All of them are counted.
+//!
+//! The signal handler allocates nothing, takes no lock and keeps `errno`. The application's threads
+//! never wait for the profiler. What the kernel refuses is said once, on stderr, and something lesser
+//! is done.
+//!
+//! # Features
+//!
+//! `pyroscope` (default): the push to Pyroscope. `otel` (default): the link with the spans of
+//! `tracing-opentelemetry` 0.34. `otlp`: profiles by OTLP. Without any there are files, flame graphs
+//! and summaries.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // What the user chooses and holds.
@@ -60,6 +106,7 @@ pub mod export;
 mod flamegraph;
 mod pprof;
 mod profile;
+#[cfg(any(sampling, feature = "pyroscope", feature = "otlp"))]
 mod report;
 mod stats;
 mod summary;

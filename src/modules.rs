@@ -236,8 +236,8 @@ unsafe fn build_id(headers: &[libc::Elf64_Phdr], bias: u64) -> Vec<u8> {
         // SAFETY: a note segment lies in a mapped segment of its object.
         let mut notes = unsafe { std::slice::from_raw_parts(start, header.p_memsz as usize) };
         while let Some((note, rest)) = split_note(notes) {
-            if let (b"GNU\0", 3, id) = note {
-                return id.to_vec();
+            if let Note { owner: b"GNU\0", kind: 3, contents } = note {
+                return contents.to_vec();
             }
             notes = rest;
         }
@@ -245,15 +245,23 @@ unsafe fn build_id(headers: &[libc::Elf64_Phdr], bias: u64) -> Vec<u8> {
     Vec::new()
 }
 
-/// The first note as its owner, type and contents, and the bytes after it.
-fn split_note(bytes: &[u8]) -> Option<((&[u8], u32, &[u8]), &[u8])> {
+/// An entry of a note segment.
+#[derive(Debug, PartialEq, Eq)]
+struct Note<'a> {
+    owner: &'a [u8],
+    kind: u32,
+    contents: &'a [u8],
+}
+
+/// The first note, and the bytes after it.
+fn split_note(bytes: &[u8]) -> Option<(Note<'_>, &[u8])> {
     let word = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-    let (owner_bytes, id_bytes, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
+    let (owner_bytes, contents_bytes, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
     let owner = bytes.get(12..12 + owner_bytes)?;
-    let id_start = 12 + owner_bytes.next_multiple_of(4);
-    let id = bytes.get(id_start..id_start.checked_add(id_bytes)?)?;
-    let rest = bytes.get(id_start + id_bytes.next_multiple_of(4)..).unwrap_or_default();
-    Some(((owner, kind, id), rest))
+    let start = 12 + owner_bytes.next_multiple_of(4);
+    let contents = bytes.get(start..start.checked_add(contents_bytes)?)?;
+    let rest = bytes.get(start + contents_bytes.next_multiple_of(4)..).unwrap_or_default();
+    Some((Note { owner, kind, contents }, rest))
 }
 
 #[cfg(test)]
@@ -273,8 +281,9 @@ mod tests {
     #[test]
     fn a_note_is_split_at_its_padding() {
         let bytes = b"\x04\0\0\0\x03\0\0\0\x03\0\0\0GNU\0abc\0rest";
-        let ((owner, kind, id), rest) = split_note(bytes).expect("a note");
-        assert_eq!((owner, kind, id, rest), (&b"GNU\0"[..], 3, &b"abc"[..], &b"rest"[..]));
+        let (note, rest) = split_note(bytes).expect("a note");
+        assert_eq!(note, Note { owner: b"GNU\0", kind: 3, contents: b"abc" });
+        assert_eq!(rest, b"rest");
         assert!(split_note(&bytes[..14]).is_none());
     }
 

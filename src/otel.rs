@@ -20,6 +20,10 @@ use crate::span::record::SpanRecord;
 /// Spans without a trace until the user is told: some may come before the subscriber is complete.
 const SPANS_UNTIL_WARNED: u32 = 100;
 
+/// The versions of the crates whose spans can be seen from here.
+const TRACING_OPENTELEMETRY: &str = "0.34";
+const OPENTELEMETRY: &str = "0.33";
+
 /// Marks a span that has a profile, for Grafana.
 const PROFILE_ID: &str = "pyroscope.profile.id";
 
@@ -52,6 +56,10 @@ impl Linker {
         let _ = self.dispatch.set(dispatch.downgrade());
     }
 
+    pub(crate) fn has_dispatch(&self) -> bool {
+        self.dispatch.get().is_some()
+    }
+
     /// Reads the ids of a span that is entered for the first time, and of those of its ancestors
     /// that never were. `ancestry` begins with the span itself.
     pub(crate) fn link(
@@ -59,18 +67,18 @@ impl Linker {
         ancestry: impl Iterator<Item = (Id, &'static SpanRecord)>,
         options: &LinkOptions,
     ) {
-        let dispatch = self.dispatch.get().and_then(WeakDispatch::upgrade);
         let unlinked: Vec<_> = ancestry.take_while(|(_, record)| !record.is_linked()).collect();
         for (id, record) in unlinked.into_iter().rev() {
-            match &dispatch {
-                Some(dispatch) => self.link_one(dispatch, &id, record, options),
-                None => record.set_unlinked(),
-            }
+            self.link_one(&id, record, options);
         }
     }
 
-    fn link_one(&self, dispatch: &Dispatch, id: &Id, record: &SpanRecord, options: &LinkOptions) {
-        let Some(context) = get_otel_context(id, dispatch) else {
+    /// Reads the ids of a span whose parent's are known.
+    pub(crate) fn link_one(&self, id: &Id, record: &SpanRecord, options: &LinkOptions) {
+        let Some(dispatch) = self.dispatch.get().and_then(WeakDispatch::upgrade) else {
+            return record.set_unlinked();
+        };
+        let Some(context) = get_otel_context(id, &dispatch) else {
             self.note_unanswered(options);
             return record.set_unlinked();
         };
@@ -90,7 +98,7 @@ impl Linker {
             Some(parent) => (parent.root_span_id, parent.root_path),
             None => (span_id, record.path()),
         };
-        if parent.is_none() || options.every_span {
+        if (parent.is_none() || options.every_span) && record.claim_mark() {
             span.set_attribute(KeyValue::new(PROFILE_ID, format!("{span_id:016x}")));
         }
         record.set_link(span_id, root_span_id, root_path, trace_id);
@@ -103,11 +111,12 @@ impl Linker {
             && !self.answered.load(Ordering::Relaxed)
             && self.unanswered.fetch_add(1, Ordering::Relaxed) == SPANS_UNTIL_WARNED
         {
-            report::say(
+            report::say(&format!(
                 "profiles are not linked with traces: no OpenTelemetry layer answers for the spans. \
-                 There must be one of tracing-opentelemetry 0.34 (opentelemetry 0.33), the version \
-                 that this pollscope links: `cargo tree -i tracing-opentelemetry` shows the program's",
-            );
+                 There must be one of tracing-opentelemetry {TRACING_OPENTELEMETRY} (opentelemetry \
+                 {OPENTELEMETRY}), the version that this pollscope links: `cargo tree -i \
+                 tracing-opentelemetry` shows the program's"
+            ));
         }
     }
 
@@ -140,5 +149,27 @@ impl Linker {
                 .push(KeyValue::new("pollscope.cpu_ns", number(life.samples.saturating_mul(period_ns))));
         }
         context.span().set_attributes(attributes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The version that the manifest asks for, as written or as cargo publishes it.
+    fn wanted(name: &str) -> String {
+        let manifest = include_str!("../Cargo.toml");
+        let (_, after) = manifest
+            .split_once(&format!("\n{name} = {{"))
+            .or_else(|| manifest.split_once(&format!("\n[dependencies.{name}]")))
+            .expect("a dependency");
+        let (_, version) = after.split_once("version = \"").expect("a version");
+        version.split('"').next().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn the_versions_that_are_named_are_those_that_are_linked() {
+        assert_eq!(wanted("tracing-opentelemetry"), TRACING_OPENTELEMETRY);
+        assert_eq!(wanted("opentelemetry"), OPENTELEMETRY);
     }
 }

@@ -129,3 +129,9 @@ impl std::fmt::Debug for Profiler {
         f.debug_struct("Profiler").field("engine", &stats.engine).field("reason", &stats.reason).finish()
     }
 }
+
+/// A program may keep it where all its threads see it.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Profiler>();
+};

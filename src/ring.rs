@@ -61,10 +61,8 @@ impl Ring {
             self.lost_weight.fetch_add(weight, Ordering::Relaxed);
             return false;
         };
-        let mut at = start + 1;
-        for &word in parts.into_iter().flatten() {
+        for (at, &word) in (start + 1..).zip(parts.into_iter().flatten()) {
             self.word(at).store(word, Ordering::Relaxed);
-            at += 1;
         }
         self.word(start).store(body + 1, Ordering::Release);
         true

@@ -48,8 +48,9 @@ pub(crate) struct Running {
     desk: &'static Desk,
     commands: Sender<Command>,
     collector: JoinHandle<()>,
-    /// Disconnected when the export thread is done.
-    exported: Receiver<()>,
+    /// Disconnected when the export thread is done. Nobody locks it before the end; so the profiler
+    /// may be shared between threads.
+    exported: Mutex<Receiver<()>>,
     stop_within: Duration,
     stats: Arc<Mutex<Stats>>,
     before: Counters,
@@ -149,6 +150,7 @@ impl Running {
         let _ = beginning.recv();
         let process = process::id();
         let stop_within = settings.stop_within;
+        let exported = Mutex::new(exported);
         Ok(Self { process, tracking, desk, commands, collector, exported, stop_within, stats, before })
     }
 
@@ -205,9 +207,11 @@ impl Running {
         self.tracking.active.store(false, Ordering::Relaxed);
         self.order(Command::Stop);
         let Self { exported, stop_within, .. } = &self;
+        let exported = exported.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(RecvTimeoutError::Timeout) = exported.recv_timeout(*stop_within + STOP_MARGIN) {
             report::say(&format!("stopping took longer than {stop_within:?}: the last profiles may be lost"));
         }
+        drop(exported);
         let stats = self.stats();
         // It has nothing left to do but to end.
         let _ = self.collector.join();

@@ -2,8 +2,10 @@
 
 use crate::span::record::Identity;
 
-/// Spans around the innermost one whose ids a sample carries, when they are asked for.
+/// Spans around the innermost one that a sample names, when they are asked for.
 pub(crate) const MAX_ANCESTORS: usize = 32;
+/// Words of each: its OpenTelemetry id, and its path.
+pub(crate) const ANCESTOR_WORDS: usize = 2;
 
 /// Words before the lists.
 const HEAD_WORDS: usize = 9;
@@ -54,8 +56,8 @@ impl Head {
         ]
     }
 
-    /// The head and the lists of a message: ancestors' span ids, kernel and user addresses, each
-    /// innermost first.
+    /// The head and the lists of a message: ancestors, kernel and user addresses, each innermost
+    /// first.
     pub(crate) fn decode(message: &[u64]) -> Option<(Self, Lists<'_>)> {
         let (head, lists) = message.split_at_checked(HEAD_WORDS)?;
         let low = |word: u64| word as u32;
@@ -89,7 +91,7 @@ impl Head {
 /// The lists of a sample, each innermost first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lists<'a> {
-    /// OpenTelemetry ids of the spans around the innermost, as far as they are in its trace.
+    /// The spans around the innermost, as far as they are in its trace: [`ANCESTOR_WORDS`] each.
     pub(crate) ancestors: &'a [u64],
     pub(crate) kernel: &'a [u64],
     pub(crate) user: &'a [u64],

@@ -13,13 +13,13 @@ use crate::profile::ValueType;
 pub(crate) const DEFAULT_HERTZ: u32 = 100;
 /// The kernel's own bound for perf events is 100,000 (`kernel.perf_event_max_sample_rate`); a tenth
 /// of that already costs a quarter of the CPU.
-const HERTZ: RangeInclusive<u32> = 1..=10_000;
+pub(crate) const HERTZ: RangeInclusive<u32> = 1..=10_000;
 
 /// How much time one profile covers.
 pub(crate) const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
 /// Grafana asks for a span's start ± 30 s and gets the windows that begin in there: with longer ones
 /// it would miss some.
-const WINDOW: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(15);
+pub(crate) const WINDOW: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(15);
 
 /// Frames kept of a stack, leaf first.
 pub(crate) const DEFAULT_STACK_DEPTH: usize = 256;
@@ -196,9 +196,14 @@ impl Settings {
         }
         for field in &self.label_fields {
             let label = label_of_field(field);
-            if label.is_empty() || label.starts_with("__") || RESERVED_LABELS.contains(&&*label) {
+            if label.starts_with("__") || RESERVED_LABELS.contains(&&*label) {
                 return wrong(format!(
                     "the span field {field:?} cannot be a label: {label:?} is kept for the profiler's own"
+                ));
+            }
+            if label.is_empty() || label.starts_with(|first: char| first.is_ascii_digit()) {
+                return wrong(format!(
+                    "the span field {field:?} cannot be a label: labels begin with a letter or _"
                 ));
             }
         }
@@ -250,6 +255,10 @@ mod tests {
             (
                 refused(|s| s.label_fields = vec!["span.id".into()]),
                 "the span field \"span.id\" cannot be a label",
+            ),
+            (
+                refused(|s| s.label_fields = vec!["2xx".into()]),
+                "the span field \"2xx\" cannot be a label: labels begin with a letter or _",
             ),
         ] {
             assert!(error.starts_with(says), "{error}");

@@ -147,17 +147,11 @@ fn try_lock() -> Option<MutexGuard<'static, ()>> {
     None
 }
 
-/// What a thread knows of its own slot.
-#[derive(Clone, Copy)]
-enum Mine {
-    NotYet,
-    Slot(&'static ThreadSlot),
-    /// The thread is running its last destructors.
-    Ended,
-}
-
 thread_local! {
-    static MINE: Cell<Mine> = const { Cell::new(Mine::NotYet) };
+    /// The thread's slot, once it has one and until it ends.
+    static MINE: Cell<Option<&'static ThreadSlot>> = const { Cell::new(None) };
+    /// The thread is running its last destructors.
+    static ENDED: Cell<bool> = const { Cell::new(false) };
     static AT_END: AtEnd = const { AtEnd };
 }
 
@@ -166,7 +160,8 @@ struct AtEnd;
 
 impl Drop for AtEnd {
     fn drop(&mut self) {
-        if let Mine::Slot(slot) = MINE.replace(Mine::Ended) {
+        ENDED.set(true);
+        if let Some(slot) = MINE.take() {
             slot.spans.clear();
             slot.ended.store(true, Ordering::Release);
         }
@@ -176,27 +171,23 @@ impl Drop for AtEnd {
 /// The slot of the calling thread, taken when it has none yet.
 #[inline]
 pub(crate) fn current() -> Option<&'static ThreadSlot> {
-    match MINE.get() {
-        Mine::Slot(slot) => Some(slot),
-        Mine::NotYet => register(),
-        Mine::Ended => None,
-    }
+    existing().or_else(register)
 }
 
 /// The slot of the calling thread, if it has one.
 #[inline]
 pub(crate) fn existing() -> Option<&'static ThreadSlot> {
-    match MINE.get() {
-        Mine::Slot(slot) => Some(slot),
-        Mine::NotYet | Mine::Ended => None,
-    }
+    MINE.get()
 }
 
 #[cold]
 fn register() -> Option<&'static ThreadSlot> {
+    if ENDED.get() {
+        return None;
+    }
     let slot = take(current_tid())?;
     slot.stack_end.store(current_stack_end(), Ordering::Relaxed);
-    MINE.set(Mine::Slot(slot));
+    MINE.set(Some(slot));
     // Touching it arms its destructor; when that has run already, the task list must do.
     let _ = AT_END.try_with(|_| ());
     REGISTERED.fetch_add(1, Ordering::Release);

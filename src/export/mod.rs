@@ -4,6 +4,7 @@
 //! take as long as it needs: windows wait in a bounded queue meanwhile, and the application's
 //! threads never do.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::environment::Environment;
@@ -44,6 +45,13 @@ pub trait Export: Send {
     /// Says whether the settings make sense; called once, when the profiler starts, which fails with
     /// the error. It does not connect to anything.
     fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Says whether these labels, made of span fields, can be beside its own; called once, after
+    /// [`check`](Self::check).
+    fn check_fields(&self, labels: &[Arc<str>]) -> Result<(), Error> {
+        let _ = labels;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod message;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -164,6 +165,10 @@ impl Export for Pyroscope {
     fn check(&self) -> Result<(), Error> {
         self.labels.check()?;
         self.delivery.check()
+    }
+
+    fn check_fields(&self, labels: &[Arc<str>]) -> Result<(), Error> {
+        self.labels.check_fields(labels)
     }
 
     fn export(&mut self, profile: &Profile) -> Result<(), Error> {

@@ -18,6 +18,12 @@ const OBSERVE_TRIES: u32 = 16;
 /// An identity's number that nobody has: the end of the free list, or no parent.
 const NONE: u32 = u32::MAX;
 
+/// The trace ids were asked for.
+const LINKED: u32 = 1;
+/// Somebody has taken it upon them to mark the OpenTelemetry span.
+#[cfg(feature = "otel")]
+const MARKED: u32 = 2;
+
 /// What is known of one open span.
 #[repr(C, align(128))]
 pub(crate) struct SpanRecord {
@@ -32,7 +38,7 @@ pub(crate) struct SpanRecord {
     migrations: AtomicU32,
     /// Number of the thread that entered last.
     last_thread: AtomicU32,
-    /// Whether the trace ids were asked for.
+    /// [`LINKED`] and [`MARKED`].
     linked: AtomicU32,
 
     // copied by the handler
@@ -127,7 +133,18 @@ impl SpanRecord {
             }
             self.last_thread.store(thread, Ordering::Relaxed);
         }
-        self.linked.load(Ordering::Relaxed) == 0
+        self.linked.load(Ordering::Acquire) & LINKED == 0
+    }
+
+    /// Counts an enter by the thread that entered last, of a span whose trace ids are known. False, with
+    /// nothing counted, when it is any other: [`entered`](Self::entered) counts those.
+    #[inline]
+    pub(crate) fn entered_again(&self, thread: u32) -> bool {
+        if self.last_thread.load(Ordering::Relaxed) != thread || self.linked.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        self.polls.store(self.polls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        true
     }
 
     /// Signal side. Copies the identity and counts `samples`, provided that the span is still the
@@ -183,25 +200,9 @@ impl SpanRecord {
         self.labels.store(labels, Ordering::Relaxed);
     }
 
-    /// Whether the trace ids were asked for already.
-    pub(crate) fn is_linked(&self) -> bool {
-        self.linked.load(Ordering::Acquire) != 0
-    }
-
     /// Notes that there are no trace ids to ask for.
     pub(crate) fn set_unlinked(&self) {
-        self.linked.store(1, Ordering::Release);
-    }
-
-    /// Sets the trace ids: done before the span is first pushed on a thread's stack.
-    #[cfg_attr(not(feature = "otel"), allow(dead_code, reason = "only the OpenTelemetry link has ids"))]
-    pub(crate) fn set_link(&self, span_id: u64, root_span_id: u64, root_path: u32, trace_id: u128) {
-        self.span_id.store(span_id, Ordering::Relaxed);
-        self.root_span_id.store(root_span_id, Ordering::Relaxed);
-        self.root_path.store(root_path, Ordering::Relaxed);
-        self.trace_id_high.store((trace_id >> 64) as u64, Ordering::Relaxed);
-        self.trace_id_low.store(trace_id as u64, Ordering::Relaxed);
-        self.linked.store(1, Ordering::Release);
+        self.linked.fetch_or(LINKED, Ordering::Release);
     }
 
     /// What the span has done until now.
@@ -213,6 +214,32 @@ impl SpanRecord {
             samples: u64::from(self.state.load(Ordering::Relaxed) as u32)
                 + self.inherited.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// What the OpenTelemetry link knows.
+#[cfg(feature = "otel")]
+impl SpanRecord {
+    /// Whether the trace ids were asked for already.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.linked.load(Ordering::Acquire) & LINKED != 0
+    }
+
+    /// True for the first caller in the span's life. Two threads may enter a span, or two children of
+    /// it, for the first time at the same instant.
+    pub(crate) fn claim_mark(&self) -> bool {
+        self.linked.fetch_or(MARKED, Ordering::Relaxed) & MARKED == 0
+    }
+
+    /// Sets the trace ids: done before a thread first pushes the span on its stack. Threads that do
+    /// it at the same instant store the same.
+    pub(crate) fn set_link(&self, span_id: u64, root_span_id: u64, root_path: u32, trace_id: u128) {
+        self.span_id.store(span_id, Ordering::Relaxed);
+        self.root_span_id.store(root_span_id, Ordering::Relaxed);
+        self.root_path.store(root_path, Ordering::Relaxed);
+        self.trace_id_high.store((trace_id >> 64) as u64, Ordering::Relaxed);
+        self.trace_id_low.store(trace_id as u64, Ordering::Relaxed);
+        self.linked.fetch_or(LINKED, Ordering::Release);
     }
 }
 
@@ -399,7 +426,12 @@ mod tests {
         for thread in [1, 1, 2, 1] {
             record.entered(thread);
         }
+        // The short way is for a linked span and the last thread alone, and counts the same.
+        assert!(!record.entered_again(1));
+        record.set_unlinked();
+        assert!(!record.entered_again(2));
+        assert!(record.entered_again(1));
         let life = close(record);
-        assert_eq!((life.polls, life.migrations), (4, 2));
+        assert_eq!((life.polls, life.migrations), (5, 2));
     }
 }

@@ -1,5 +1,8 @@
 //! The labels that all profiles of a process carry, and the server's rules for them.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use crate::error::Error;
 use crate::export::delivery::config;
 
@@ -65,6 +68,28 @@ impl Labels {
     }
 }
 
+impl Labels {
+    /// Whether span fields can become these labels as well: the server would have two values for one
+    /// name, or too many labels, and refuse every profile.
+    pub(super) fn check_fields(&self, fields: &[Arc<str>]) -> Result<(), Error> {
+        let fields: BTreeSet<&str> = fields.iter().map(|name| &**name).collect();
+        if let Some((name, _)) = self.iter().find(|&(name, _)| fields.contains(name)) {
+            return Err(config(format!(
+                "the label {name:?} for Pyroscope is also made of a span field: name one of them otherwise"
+            )));
+        }
+        let given = fields.len() + self.iter().filter(|&(name, _)| name != SERVICE_NAMESPACE).count();
+        match given <= MAX_GIVEN {
+            true => Ok(()),
+            false => Err(config(format!(
+                "there are {given} labels for Pyroscope, {} of them made of span fields; it takes \
+                 {MAX_LABELS}, and {MAX_GIVEN} beside our own",
+                fields.len()
+            ))),
+        }
+    }
+}
+
 fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
@@ -105,6 +130,23 @@ mod tests {
         let namespace = (SERVICE_NAMESPACE.to_owned(), "shop".to_owned());
         assert!(checked(labels(24).chain([namespace])).is_ok());
         assert!(checked(labels(25)).unwrap_err().to_string().contains("25 labels"));
+    }
+
+    #[test]
+    fn span_fields_need_names_and_room_of_their_own() {
+        let mut labels = Labels::default();
+        (0..23).for_each(|i| labels.set(format!("l{i}"), "x".into()));
+        let checked = |fields: &[&str]| {
+            labels.check_fields(&fields.iter().map(|&name| name.into()).collect::<Vec<Arc<str>>>())
+        };
+        assert!(checked(&["http_route", "http_route"]).is_ok());
+        let error = checked(&["l7"]).unwrap_err().to_string();
+        assert!(error.contains("\"l7\""), "{error}");
+        let error = checked(&["http_route", "user"]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("there are 25 labels for Pyroscope, 2 of them made of span fields"),
+            "{error}"
+        );
     }
 
     #[test]
