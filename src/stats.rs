@@ -106,7 +106,47 @@ impl fmt::Display for Stats {
             if let Some(error) = &export.last_error {
                 write!(f, ", {} failed: {error}", export.failed)?;
             }
+            let delivery = &export.delivery;
+            for (count, what) in [
+                (delivery.retried, "tried again"),
+                (delivery.rejected, "refused"),
+                (delivery.unconfirmed, "unconfirmed"),
+                (delivery.dropped, "given up"),
+            ] {
+                if count > 0 {
+                    write!(f, ", {count} {what}")?;
+                }
+            }
+        }
+        if self.windows_dropped > 0 {
+            write!(f, "\n{} windows given up, as exporting took too long", self.windows_dropped)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_profiles_is_shown_where_it_is_not_the_usual() {
+        let delivery = ExportStats { sent: 7, retried: 3, unconfirmed: 1, ..Default::default() };
+        let exporter = |name, delivery| ExporterStats { name, exported: 8, delivery, ..Default::default() };
+        let stats = Stats {
+            exports: vec![exporter("file", ExportStats::default()), exporter("pyroscope", delivery)],
+            windows_dropped: 2,
+            ..Stats::of_nothing("a test")
+        };
+        let text = stats.to_string();
+        let end: Vec<_> = text.lines().rev().take(3).collect();
+        assert_eq!(
+            end,
+            [
+                "2 windows given up, as exporting took too long",
+                "pyroscope: 8 profiles, 3 tried again, 1 unconfirmed",
+                "file: 8 profiles",
+            ]
+        );
     }
 }
