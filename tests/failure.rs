@@ -23,7 +23,7 @@ fn work_on(time: Duration) {
 
 /// The program: some threads in spans, sampled. It prints how it went.
 fn program(builder: pollscope::Builder, recording: &Recording, threads: usize, time: Duration) {
-    let profiler = builder.hertz(1000).start().expect("a profiler");
+    let profiler = builder.hertz(1000).stop_within(Duration::from_secs(60)).start().expect("a profiler");
     let dispatch = tracing::Dispatch::new(tracing_subscriber::registry().with(profiler.layer()));
     std::thread::scope(|scope| {
         for _ in 0..threads {

@@ -29,7 +29,7 @@ fn burn_deep_down(depth: u32) {
 /// Burns while no other thread can ask the loader anything.
 fn burn_with_the_loader_held() {
     unsafe extern "C" fn first(_: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
-        burn_deep_down(200);
+        burn_deep_down(700);
         1
     }
     // SAFETY: the callback looks at nothing that it is given.
@@ -39,7 +39,8 @@ fn burn_with_the_loader_held() {
 fn check(engine: Engine, expected: &str) {
     let _turn = take_turn();
     let recording = Recording::default();
-    let profiler = recording.builder().engine(engine).hertz(HERTZ).start().expect("a profiler");
+    let profiler =
+        recording.builder().engine(engine).hertz(HERTZ).stack_depth(768).start().expect("a profiler");
     if !runs_with(&profiler.stats(), expected) {
         return;
     }
