@@ -60,6 +60,7 @@ pub mod export;
 mod flamegraph;
 mod pprof;
 mod profile;
+#[cfg(any(sampling, feature = "pyroscope", feature = "otlp"))]
 mod report;
 mod stats;
 mod summary;

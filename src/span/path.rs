@@ -180,8 +180,7 @@ impl Book {
     pub(crate) fn refresh(&mut self) {
         let mut guard = lock();
         let nodes = &guard.get_or_insert_with(Paths::new).nodes;
-        for at in self.paths.len()..nodes.len() {
-            let node = &nodes[at];
+        for (at, node) in nodes.iter().enumerate().skip(self.paths.len()) {
             let path = match at as u32 {
                 ROOT => Arc::from([]),
                 _ => self.paths[node.parent as usize].iter().cloned().chain([node.name.clone()]).collect(),
