@@ -15,6 +15,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use servers::flamegraph::Flamegraph;
+use servers::grafana::{around, selector, work};
 use servers::process::demo_file;
 use servers::pyroscope::{Of, Pyroscope};
 use servers::tempo::{Span, Tempo, Trace};
@@ -122,35 +123,6 @@ fn number_before(text: &str, words: &str) -> u64 {
     number.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no number before {words:?} in {text}"))
 }
 
-/// What Grafana makes of the resource: a pair for each of the data source's tags that is there.
-fn selector(trace: &Trace) -> String {
-    let pairs: Vec<_> = [("service.name", "service_name"), ("service.namespace", "service_namespace")]
-        .iter()
-        .filter_map(|(key, label)| Some(format!(r#"{label}="{}""#, trace.resource.get(*key)?[0])))
-        .collect();
-    format!("{{{}}}", pairs.join(","))
-}
-
-/// Grafana's embedded flame graph asks for half a minute on either side.
-fn around(span: &Span) -> (u64, u64) {
-    (span.start_ms - 30_000, span.end_ms + 30_000)
-}
-
-/// The `work_` functions of a flame graph, each checked to be where its span is the innermost.
-fn work(graph: &Flamegraph) -> BTreeSet<String> {
-    let mut all = BTreeSet::new();
-    for (stack, _) in &graph.stacks {
-        let span = stack.iter().rfind(|frame| frame.starts_with("span:"));
-        for frame in stack {
-            if let Some(name) = frame.strip_prefix("checkout::work_") {
-                assert_eq!(span.map(String::as_str), Some(&*format!("span:{name}")), "{stack:?}");
-                all.insert(name.to_owned());
-            }
-        }
-    }
-    all
-}
-
 /// What was found in some flame graphs.
 #[derive(Default)]
 struct Found {
@@ -221,7 +193,7 @@ fn check_spans(setup: &Setup, traces: &[(String, Trace)], span_cpu: &str) -> Str
     let Found { roots, inner, samples, one_off } = found;
     format!(
         "{roots} root spans and {inner} inner spans opened their own flame graphs, and those without \
-         samples none; {samples} samples, by span and by trace; {one_off} one sample off"
+         samples none; {samples} samples, by span and by trace; off by a sample: {one_off}"
     )
 }
 
@@ -248,6 +220,33 @@ fn check_run(setup: &Setup, service: &str, otlp: bool, namespace: bool) {
     );
 }
 
+/// With the scope `innermost`, the usual profile has each sample with the span that did the work itself.
+fn check_innermost(setup: &Setup) {
+    let service = "innermost";
+    let url = setup.pyroscope.url();
+    let settings = [("PYROSCOPE_SERVER_ADDRESS", &*url), ("POLLSCOPE_SCOPE", "innermost")];
+    let output = run(&mut setup.load(service, 8, &settings));
+    let traces = setup.traces(service, number_before(&output, " requests in") as usize);
+    let mut samples = 0;
+    for (_, trace) in &traces {
+        let mut sum_ns = 0;
+        for span in &trace.spans {
+            let of_span = Of::Spans(&[&span.id]);
+            let graph = setup.pyroscope.flamegraph(PROCESS_CPU, &selector(trace), &of_span, around(span));
+            sum_ns += graph.total;
+            if !span.is_root {
+                Found::default().check_total(&graph, span);
+            }
+            let work = work(&graph);
+            assert!(work.is_empty() || work == [span.name.clone()].into(), "{work:?} in {span:#?}");
+        }
+        let root = trace.root().samples();
+        assert!(sum_ns.abs_diff(root * PERIOD_NS) <= PERIOD_NS, "{sum_ns} ns are not {root} samples");
+        samples += root;
+    }
+    println!("scope innermost: {} root spans and their inner ones share {samples} samples out", traces.len());
+}
+
 /// Pyroscope's own client lists the most expensive spans, and Tempo has their traces.
 fn check_exemplars(setup: &Setup, service: &str) {
     let Some(profilecli) = &setup.profilecli else {
@@ -263,7 +262,9 @@ fn check_exemplars(setup: &Setup, service: &str) {
         let trace = setup.tempo.trace(text("trace_id")).expect("its trace is in Tempo");
         assert_eq!(trace.root().id, text("span_id"));
         let value_ns = exemplar["value"].as_u64().expect("a value");
-        assert!(value_ns.abs_diff(trace.root().samples() * PERIOD_NS) <= PERIOD_NS, "{exemplar}");
+        // Of one window: a request may lie in two.
+        let most_ns = trace.root().samples() * PERIOD_NS;
+        assert!((PERIOD_NS..=most_ns).contains(&value_ns), "{exemplar} with at most {most_ns} ns");
     }
     println!("profilecli query exemplars span: {} spans by name, each trace in Tempo", exemplars.len());
 }
@@ -335,5 +336,6 @@ fn grafana_finds_the_profile_of_every_span() {
     check_run(&setup, "push-in-namespace", false, true);
     check_run(&setup, "otlp", true, false);
     check_run(&setup, "otlp-in-namespace", true, true);
+    check_innermost(&setup);
     check_restart(&mut setup);
 }

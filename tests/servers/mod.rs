@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "part of one test, which is a crate of its own")]
 
 pub mod flamegraph;
+pub mod grafana;
 pub mod process;
 pub mod pyroscope;
 pub mod tempo;
