@@ -25,6 +25,8 @@ mod locate;
 mod module;
 #[path = "../src/modules.rs"]
 mod modules;
+#[path = "../src/patience.rs"]
+mod patience;
 #[path = "../src/pprof/mod.rs"]
 mod pprof;
 #[path = "../src/profile.rs"]
