@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,6 +28,9 @@ use crate::unwind::CodeMap;
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// Sweeps of the task list may take a two-hundredth of one processor at most.
 const SWEEP_SHARE: u32 = 200;
+/// How often the task list is read although it is as long as before: one thread may have ended and
+/// another begun.
+const SWEEP_ANYWAY_EVERY: Duration = Duration::from_secs(1);
 /// How often the signal's owner is checked.
 const CHECK_SIGNAL_EVERY: Duration = Duration::from_secs(1);
 
@@ -88,6 +91,9 @@ pub(crate) struct Collector {
     message: Vec<u64>,
 
     next_sweep: Instant,
+    next_sweep_anyway: Instant,
+    /// Threads at the last sweep.
+    threads: Option<u64>,
     next_signal_check: Instant,
     registered: u32,
 }
@@ -121,6 +127,8 @@ impl Collector {
             batch: Vec::new(),
             message: Vec::new(),
             next_sweep: now,
+            next_sweep_anyway: now,
+            threads: None,
             next_signal_check: now + CHECK_SIGNAL_EVERY,
             registered: 0,
         }
@@ -172,7 +180,7 @@ impl Collector {
                 self.publish_code();
             }
         }
-        if now >= self.next_sweep {
+        if now >= self.next_sweep && self.threads_may_have_changed(now) {
             self.sweep();
         }
         if now >= self.next_signal_check {
@@ -280,7 +288,12 @@ impl Collector {
         tally
     }
 
+    fn threads_may_have_changed(&self, now: Instant) -> bool {
+        now >= self.next_sweep_anyway || self.threads.is_none() || sampler::thread_count() != self.threads
+    }
+
     fn sweep(&mut self) {
+        self.threads = sampler::thread_count();
         let (begin, begin_cpu_ns) = (Instant::now(), thread_cpu_ns());
         let new = self.sampler.sweep();
         if !new.is_empty() {
@@ -299,6 +312,7 @@ impl Collector {
         }
         let cost = Duration::from_nanos(thread_cpu_ns().saturating_sub(begin_cpu_ns));
         self.next_sweep = begin + DRAIN_EVERY.max(cost * SWEEP_SHARE);
+        self.next_sweep_anyway = begin + SWEEP_ANYWAY_EVERY;
     }
 
     fn publish_code(&mut self) {
@@ -392,7 +406,9 @@ fn lock(stats: &Mutex<Stats>) -> MutexGuard<'_, Stats> {
     stats.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Processors that this process may use.
+/// Processors that this process may use, as of the first call: asking reads the files of its control
+/// groups, which ten times a second was half of all that the collector did.
 pub(crate) fn processors() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }

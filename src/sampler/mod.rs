@@ -11,6 +11,7 @@ pub(crate) mod timer;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 use std::thread::Thread;
 
@@ -269,6 +270,12 @@ impl Attached {
     }
 }
 
+/// How many threads the process has, as the links of its task list: a hundredth of what reading the
+/// list costs.
+pub(crate) fn thread_count() -> Option<u64> {
+    fs::metadata("/proc/self/task").ok().map(|list| list.nlink())
+}
+
 /// Whether the process has such a thread.
 fn exists(tid: i32) -> bool {
     // SAFETY: signal 0 is never sent, only checked.
@@ -299,5 +306,27 @@ impl Random {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) % bound.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thread_count;
+
+    #[test]
+    fn the_count_tells_when_a_thread_came() {
+        // Other tests' threads come and go: so many more at once are these.
+        const MORE: u64 = 200;
+        let before = thread_count().expect("a task list");
+        let gate = std::sync::Mutex::new(());
+        std::thread::scope(|scope| {
+            let shut = gate.lock();
+            for _ in 0..MORE {
+                scope.spawn(|| drop(gate.lock()));
+            }
+            let now = thread_count().expect("a task list");
+            assert!(now + 50 > before + MORE, "{before} then {now}");
+            drop(shut);
+        });
     }
 }
