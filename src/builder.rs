@@ -95,9 +95,10 @@ impl Builder {
 
     /// Sets the signal that interrupts threads.
     ///
-    /// When something else in the process handles SIGPROF, choose another one here.
+    /// When something else in the process handles SIGURG, choose another one here. A program that
+    /// replaces itself by `exec` should stop the profiler before, then: see [`Signal::Urg`].
     ///
-    /// [`Signal::Prof`] by default.
+    /// [`Signal::Urg`] by default.
     pub fn signal(mut self, signal: Signal) -> Self {
         self.settings.signal = signal;
         self

@@ -13,7 +13,7 @@ use crate::aggregate::{Aggregate, Grain, Window};
 use crate::clock::{Ledger, process_cpu_ns, thread_cpu_ns};
 use crate::courier::Courier;
 use crate::handler::{Desk, no_handler_runs};
-use crate::module::Module;
+use crate::module::{Doubt, Module};
 use crate::modules::Modules;
 use crate::report::Said;
 use crate::ring::Lost;
@@ -30,6 +30,11 @@ const DRAIN_EVERY: Duration = Duration::from_millis(100);
 const SWEEP_SHARE: u32 = 200;
 /// How often the signal's owner is checked.
 const CHECK_SIGNAL_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the end waits for handlers to finish, which takes them microseconds unless they are
+/// preempted: 10 ms at most.
+const HANDLER_WAITS: u32 = 100;
+const HANDLER_WAIT: Duration = Duration::from_micros(100);
 
 /// Words of a sample with a deep stack.
 const DEEP_SAMPLE_WORDS: u64 = 128;
@@ -65,6 +70,8 @@ pub(crate) struct Collector {
     modules: Modules,
     /// The objects that the samples of this generation were taken among.
     mapped: Vec<Arc<Module>>,
+    /// What the last change leaves in doubt, until the next samples are in.
+    doubt: Option<Doubt>,
     /// Maps that a handler may still be reading.
     #[expect(clippy::vec_box, reason = "handlers hold the addresses of what is boxed")]
     retired: Vec<Box<CodeMap>>,
@@ -76,6 +83,8 @@ pub(crate) struct Collector {
     lost: Lost,
     usage_before: Vec<Usage>,
     book: Book,
+    /// What came out of the ring last: messages, each after its length in words.
+    batch: Vec<u64>,
     message: Vec<u64>,
 
     next_sweep: Instant,
@@ -102,12 +111,14 @@ impl Collector {
             said: Said::new(),
             modules: Modules::default(),
             mapped: Vec::new(),
+            doubt: None,
             retired: Vec::new(),
             start: (SystemTime::now(), now),
             ledger: Ledger::default(),
             lost: Lost::default(),
             usage_before: Vec::new(),
             book: Book::default(),
+            batch: Vec::new(),
             message: Vec::new(),
             next_sweep: now,
             next_signal_check: now + CHECK_SIGNAL_EVERY,
@@ -118,7 +129,10 @@ impl Collector {
     /// Attaches all threads that there are: sampling has begun when this returns.
     pub(crate) fn begin(&mut self) {
         sampler::set_collector(Some(thread::current()));
+        // What a handler of an earlier profiler finished after that one's end is in nobody's profile.
+        while self.desk.ring.pop(&mut self.message) {}
         self.desk.ring.take_lost();
+        self.modules.refresh();
         self.publish_code();
         self.mapped = self.modules.list().to_vec();
         self.book.refresh();
@@ -151,12 +165,12 @@ impl Collector {
             self.registered = threads::registered();
             self.sampler.attach_registered();
         }
-        self.drain();
-        if self.modules.refresh() {
-            // What came until now was taken before the change.
-            self.aggregate.end_generation(&self.mapped);
-            self.mapped = self.modules.list().to_vec();
+        if self.drain() {
             self.publish_code();
+            // What was taken until now, while the doubt is fresh.
+            if self.drain() {
+                self.publish_code();
+            }
         }
         if now >= self.next_sweep {
             self.sweep();
@@ -179,10 +193,18 @@ impl Collector {
         self.publish_stats();
         self.sampler.detach_all();
         sampler::set_collector(None);
+        // A signal under way finds nothing to do from here on; a handler at work finishes first.
+        self.retired.extend(self.desk.publish(None));
+        let quiet = (0..HANDLER_WAITS).any(|_| {
+            let quiet = no_handler_runs();
+            if !quiet {
+                thread::sleep(HANDLER_WAIT);
+            }
+            quiet
+        });
         self.drain();
         self.close_window(true);
-        self.retired.extend(self.desk.publish(None));
-        if !no_handler_runs() {
+        if !quiet {
             // A thread was interrupted within its handler. Some memory is given up rather than
             // taken from under it.
             std::mem::forget(self.retired);
@@ -197,12 +219,51 @@ impl Collector {
         Duration::from_millis((fill_ms / 2).max(1)).min(DRAIN_EVERY)
     }
 
-    /// Takes what the handlers wrote.
-    fn drain(&mut self) {
-        let mut message = std::mem::take(&mut self.message);
+    /// Takes what the handlers wrote; whether the handlers need to know of other objects.
+    fn drain(&mut self) -> bool {
+        self.batch.clear();
+        while self.desk.ring.pop(&mut self.message) {
+            self.batch.push(self.message.len() as u64);
+            self.batch.extend_from_slice(&self.message);
+        }
+        let lost = self.desk.ring.take_lost();
+        // After the samples were taken out: if nothing has changed now, nothing had changed for them.
+        let doubt = self.modules.refresh();
+        let changed = doubt.is_some();
+        // They were unwound by the map of the time before, until the handlers got another one.
+        let earlier = std::mem::replace(&mut self.doubt, doubt);
+        let tally = self.tally(earlier.as_ref());
+        if changed {
+            // These samples were taken before the change or about then.
+            self.aggregate.end_generation(&self.mapped);
+            self.mapped = self.modules.list().to_vec();
+        }
+        self.lost.count += lost.count;
+        self.lost.weight += lost.weight;
+        self.ledger.sampled(lost.weight);
+        let mut stats = lock(&self.stats);
+        stats.samples += tally.samples;
+        stats.outside_spans += tally.outside_spans;
+        stats.unknown_span += tally.unknown_span;
+        stats.incomplete += tally.incomplete;
+        stats.lost += lost.count;
+        changed
+    }
+
+    /// Adds the batch up. A stack is good up to where it enters code that may have been another object's.
+    fn tally(&mut self, earlier: Option<&Doubt>) -> Stats {
         let mut tally = Stats::default();
-        while self.desk.ring.pop(&mut message) {
-            let Some((head, lists)) = Head::decode(&message) else { continue };
+        let mut rest = &self.batch[..];
+        while let Some((&words, after)) = rest.split_first() {
+            let (message, after) = after.split_at(words as usize);
+            rest = after;
+            let Some((mut head, mut lists)) = Head::decode(message) else { continue };
+            let doubts = [earlier, self.doubt.as_ref()];
+            let is_doubtful = |&address: &u64| doubts.iter().flatten().any(|doubt| doubt.covers(address));
+            if let Some(at) = lists.user.iter().position(is_doubtful) {
+                lists.user = &lists.user[..at];
+                head.complete = false;
+            }
             let count = u64::from(head.count);
             tally.samples += count;
             match head.context {
@@ -216,17 +277,7 @@ impl Collector {
             self.ledger.sampled(head.weight);
             self.aggregate.add(&head, &lists);
         }
-        self.message = message;
-        let lost = self.desk.ring.take_lost();
-        self.lost.count += lost.count;
-        self.lost.weight += lost.weight;
-        self.ledger.sampled(lost.weight);
-        let mut stats = lock(&self.stats);
-        stats.samples += tally.samples;
-        stats.outside_spans += tally.outside_spans;
-        stats.unknown_span += tally.unknown_span;
-        stats.incomplete += tally.incomplete;
-        stats.lost += lost.count;
+        tally
     }
 
     fn sweep(&mut self) {
@@ -239,6 +290,11 @@ impl Collector {
             self.sampler.attach(new);
         }
         for note in self.sampler.take_notes() {
+            let mut stats = lock(&self.stats);
+            if !stats.reason.contains(&note) {
+                stats.reason = format!("{}; {note}", stats.reason);
+            }
+            drop(stats);
             self.said.once(note.clone(), || note);
         }
         let cost = Duration::from_nanos(thread_cpu_ns().saturating_sub(begin_cpu_ns));
@@ -271,7 +327,9 @@ impl Collector {
             return;
         }
         self.sampler.set_running(running);
-        self.drain();
+        if self.drain() {
+            self.publish_code();
+        }
         self.ledger.clock(process_cpu_ns());
         if !running {
             self.ledger.pause();

@@ -167,7 +167,8 @@ impl Round {
                 entry.failed += 1;
                 entry.last_error = Some(error.to_string());
                 drop(stats);
-                self.said.once(format!("{name}: {error}"), || format!("{name}: {error}"));
+                // By its kind: the text may name the window.
+                self.said.once(format!("{name}: {:?}", error.kind()), || format!("{name}: {error}"));
             }
         }
     }

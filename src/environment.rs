@@ -12,10 +12,11 @@ use crate::settings::{ENGINES, HERTZ, Settings, SpanScope, WINDOW};
 ///
 /// A variable that is empty counts as not set.
 pub struct Environment {
-    get: Box<Lookup>,
+    get: Box<Get>,
 }
 
-type Lookup = dyn Fn(&str) -> Option<String> + Send;
+/// From a variable's name to its value.
+type Get = dyn Fn(&str) -> Option<String> + Send;
 
 impl Environment {
     /// The process's own.

@@ -221,10 +221,6 @@ where
     #[cfg(feature = "otel")]
     #[cold]
     fn link(&self, record: &'static SpanRecord, id: &Id, ctx: &Context<'_, S>) {
-        if record.parent().is_none_or(SpanRecord::is_linked) {
-            return self.linker.link_one(id, record, &self.tracking.link);
-        }
-        let Some(span) = ctx.span(id) else { return };
         if !self.linker.has_dispatch() {
             // `Option` and `Vec` do not tell the layers in them of their dispatch (tracing-subscriber
             // 0.3.23). The current one serves as well if this very layer is in it.
@@ -235,6 +231,10 @@ where
                 }
             });
         }
+        if record.parent().is_none_or(SpanRecord::is_linked) {
+            return self.linker.link_one(id, record, &self.tracking.link);
+        }
+        let Some(span) = ctx.span(id) else { return };
         let ancestry = span.scope().filter_map(|ancestor| {
             let id = ancestor.id();
             self.find(self.ident(&id), &id, ctx).map(|record| (id, record))

@@ -5,7 +5,7 @@
 //! loop, no panic. `errno` is what it was when the handler returns.
 
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
 use crate::clock::monotonic_ns;
 use crate::context::Innermost;
@@ -83,6 +83,10 @@ pub(crate) fn no_handler_runs() -> bool {
     thread::slots().all(|slot| !slot.in_handler.load(Ordering::SeqCst))
 }
 
+/// Threads that begin with the same scratch area: what the unwinder learns from one's stack serves the
+/// others, and few enough that they seldom meet there.
+const THREADS_AN_AREA: usize = 8;
+
 static DESK: AtomicPtr<Desk> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Gives the handlers their desk, for the life of the process.
@@ -136,7 +140,7 @@ fn sample(
     context: &libc::ucontext_t,
 ) {
     let period = desk.period.load(Ordering::Relaxed);
-    let mut taken = desk.scratch.take(slot.index() as usize);
+    let mut taken = desk.scratch.take(slot.index() as usize / THREADS_AN_AREA);
     let mut no_room = [];
     let kernel_room = taken.as_mut().map_or(&mut no_room[..], |taken| &mut taken.scratch().kernel[..]);
     let ticks = match info.si_code {
@@ -150,14 +154,14 @@ fn sample(
     let mut ancestors = [0; MAX_ANCESTORS * ANCESTOR_WORDS];
     let mut ancestor_words = 0;
     let observed = slot.spans.innermost(|record, sequence| {
-        record.observe(sequence, ticks.count).map(|identity| (record, identity))
+        record.observe(sequence, ticks.count).map(|identity| (record, sequence, identity))
     });
     let context_found = match observed {
         Innermost::Outside => Context::Outside,
         Innermost::Unknown => Context::Unknown,
-        Innermost::In((record, identity)) => {
+        Innermost::In((record, sequence, identity)) => {
             if desk.with_ancestors.load(Ordering::Relaxed) {
-                ancestor_words = collect_ancestors(record, identity.trace_id, &mut ancestors);
+                ancestor_words = collect_ancestors(record, sequence, identity.trace_id, &mut ancestors);
             }
             Context::In(identity)
         }
@@ -186,10 +190,11 @@ fn sample(
 }
 
 /// Writes the spans around `record` in its trace; how many words.
-fn collect_ancestors(record: &SpanRecord, trace_id: u128, words: &mut [u64]) -> usize {
+fn collect_ancestors(record: &SpanRecord, sequence: u32, trace_id: u128, words: &mut [u64]) -> usize {
     let mut count = 0;
     let mut next = record.parent();
-    // A parent stays open while its child is, so each of these records is still its span's.
+    // A parent stays open while its child is, so each of these records is its span's as long as the
+    // child is open, which is asked at the end.
     for [id, path] in words.as_chunks_mut::<ANCESTOR_WORDS>().0 {
         let Some(ancestor) = next else { break };
         let identity = ancestor.identity();
@@ -201,5 +206,9 @@ fn collect_ancestors(record: &SpanRecord, trace_id: u128, words: &mut [u64]) -> 
         count += ANCESTOR_WORDS;
         next = ancestor.parent();
     }
-    count
+    fence(Ordering::Acquire);
+    if record.sequence() == sequence { count } else { 0 }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,24 @@ use crate::running::Follower;
 /// Put it before the OpenTelemetry layer: `registry().with(profiler.layer()).with(otel)`. It takes
 /// part in no decision about spans or events other than its own. When nothing is sampled it follows
 /// nothing, and asks for no span.
+///
+/// Where an OpenTelemetry layer answers (feature `otel`), spans of sampled traces get these attributes:
+///
+/// | attribute | on | is |
+/// |---|---|---|
+/// | `pyroscope.profile.id` | local roots: the first span of a trace in this process. With [`every_span`](crate::Builder::every_span) or [`SpanScope::Innermost`](crate::SpanScope::Innermost), all | the span's own id |
+/// | `pollscope.samples` | all | samples of the span and of all spans within it |
+/// | `pollscope.cpu_ns` | all, when CPU time is sampled | the samples times the sampling period: an estimate |
+/// | `pollscope.polls` | all | how often it was entered. A future made by `instrument` enters once more when it is dropped |
+/// | `pollscope.migrations` | all | how often it was entered on another thread than the time before |
+///
+/// The first is set when the span, or one within it, is first entered; a span of which neither ever
+/// was has none of them. The others are set when it closes, which is when the last span within it has
+/// closed, so spawned tasks with spans within it are counted to their ends. That needs the order
+/// above. A span that has as many attributes as it may have (128 by default) takes no more.
+///
+/// The first enter also starts the OpenTelemetry span: a parent must be set before
+/// (`OpenTelemetrySpanExt::set_parent`), even without context activation.
 pub struct SpanLayer<S> {
     /// Declares that events are of no interest here. Without it the mere presence of a layer makes
     /// `tracing` collect every event that other layers' filters refuse.

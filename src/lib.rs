@@ -64,6 +64,8 @@ mod layer;
 #[cfg(all(sampling, feature = "otel"))]
 mod otel;
 #[cfg(sampling)]
+mod patience;
+#[cfg(sampling)]
 mod span;
 #[cfg(sampling)]
 mod thread;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use framehop::{ExplicitModuleSectionInfo, Unwinder, UnwinderNative};
 
-use crate::module::Module;
+use crate::module::{Doubt, Module};
 use crate::unwind::{CodeMap, Section};
 
 /// Objects loaded and unloaded since the process began.
@@ -27,6 +27,9 @@ pub(crate) struct LoadCount {
 #[derive(Default)]
 pub(crate) struct Modules {
     list: Vec<Arc<Module>>,
+    /// Those of the first look that are still there. What is loaded as the program starts is never
+    /// unloaded, and what was loaded by then is rarely.
+    settled: Vec<Arc<Module>>,
     count: LoadCount,
     unwinder: UnwinderNative<Section, framehop::MustNotAllocateDuringUnwind>,
 }
@@ -44,17 +47,19 @@ struct Tables {
 }
 
 impl Modules {
-    /// Looks again; true when something was loaded or unloaded since the last look.
-    pub(crate) fn refresh(&mut self) -> bool {
+    /// Looks again. When something was loaded or unloaded since the last look, what the samples of
+    /// that time leave in doubt.
+    pub(crate) fn refresh(&mut self) -> Option<Doubt> {
         let count = load_count();
         if count == self.count && !self.list.is_empty() {
-            return false;
+            return None;
         }
         let found = list(&self.list);
         for gone in self.list.iter().filter(|old| !found.iter().any(|new| new.module == ***old)) {
             self.unwinder.remove_module(gone.text.start);
         }
         let known = std::mem::take(&mut self.list);
+        let mut new = 0;
         for Found { module, tables } in found {
             if let Some(old) = known.iter().find(|old| ***old == module) {
                 self.list.push(old.clone());
@@ -62,9 +67,17 @@ impl Modules {
             }
             self.unwinder.add_module(unwind_module(&module, tables));
             self.list.push(Arc::new(module));
+            new += 1;
         }
-        self.count = count;
-        true
+        let gone = known.len() + new - self.list.len();
+        let before = std::mem::replace(&mut self.count, count);
+        let seen = LoadCount { loaded: before.loaded + new as u64, unloaded: before.unloaded + gone as u64 };
+        if known.is_empty() {
+            self.settled = self.list.clone();
+        }
+        self.settled.retain(|module| self.list.iter().any(|other| Arc::ptr_eq(module, other)));
+        let stays = |module: &Arc<Module>| self.settled.iter().any(|other| Arc::ptr_eq(module, other));
+        Some(Doubt::between(&known, &self.list, stays, count != seen))
     }
 
     pub(crate) fn list(&self) -> &[Arc<Module>] {
@@ -72,8 +85,7 @@ impl Modules {
     }
 
     /// A map for the handlers, with the stacks that there are now.
-    pub(crate) fn code_map(&mut self) -> CodeMap {
-        self.refresh();
+    pub(crate) fn code_map(&self) -> CodeMap {
         CodeMap { unwinder: self.unwinder.clone(), stacks: writable_mappings() }
     }
 }
@@ -199,7 +211,7 @@ unsafe fn tables(headers: &[libc::Elf64_Phdr], bias: u64, stays: bool) -> Option
         let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(start, bytes) };
         if stays { Section::Mapped(bytes) } else { Section::Copied(bytes.into()) }
     };
-    let header = headers.iter().find(|p| p.p_type == libc::PT_GNU_EH_FRAME)?;
+    let header = headers.iter().find(|p| p.p_type == libc::PT_GNU_EH_FRAME && is_mapped(headers, p))?;
     let eh_frame_hdr = header.p_vaddr..header.p_vaddr + header.p_memsz;
     // SAFETY: the header's own segment, at least 8 bytes of it.
     let start = unsafe {
@@ -226,14 +238,25 @@ unsafe fn tables(headers: &[libc::Elf64_Phdr], bias: u64, stays: bool) -> Option
     })
 }
 
+/// Whether a part of an object lies in one of its segments that are loaded: objects may carry notes
+/// for tools, which are in the file alone.
+fn is_mapped(headers: &[libc::Elf64_Phdr], part: &libc::Elf64_Phdr) -> bool {
+    headers.iter().any(|p| {
+        p.p_type == libc::PT_LOAD
+            && p.p_flags & libc::PF_R != 0
+            && p.p_vaddr <= part.p_vaddr
+            && part.p_vaddr + part.p_memsz <= p.p_vaddr + p.p_memsz
+    })
+}
+
 /// The GNU build id in the object's notes; empty when it has none.
 ///
 /// # Safety
 /// The segments of `headers` are mapped at `bias`.
 unsafe fn build_id(headers: &[libc::Elf64_Phdr], bias: u64) -> Vec<u8> {
-    for header in headers.iter().filter(|p| p.p_type == libc::PT_NOTE) {
+    for header in headers.iter().filter(|p| p.p_type == libc::PT_NOTE && is_mapped(headers, p)) {
         let start = (bias + header.p_vaddr) as *const u8;
-        // SAFETY: a note segment lies in a mapped segment of its object.
+        // SAFETY: the notes lie in a mapped segment, as was checked above.
         let mut notes = unsafe { std::slice::from_raw_parts(start, header.p_memsz as usize) };
         while let Some((note, rest)) = split_note(notes) {
             if let Note { owner: b"GNU\0", kind: 3, contents } = note {
@@ -271,8 +294,8 @@ mod tests {
     #[test]
     fn the_program_comes_first_and_holds_this_function() {
         let mut modules = Modules::default();
-        assert!(modules.refresh());
-        assert!(!modules.refresh(), "nothing was loaded meanwhile");
+        assert!(modules.refresh().is_some());
+        assert!(modules.refresh().is_none(), "nothing was loaded meanwhile");
         let here = the_program_comes_first_and_holds_this_function as *const () as u64;
         assert!(modules.list()[0].text.contains(&here));
         assert!(modules.list().iter().any(|m| m.name.contains("libc")), "{:?}", modules.list());

@@ -1,8 +1,8 @@
 //! The link with OpenTelemetry: ids from its spans, and what the profile knows back onto them.
 //!
 //! Ids are read when a span is first entered, which is when `tracing-opentelemetry` starts the
-//! OpenTelemetry span anyway; any earlier would take from the program its chance to set a remote
-//! parent.
+//! OpenTelemetry span anyway (unless its context activation is off); any earlier would take from the
+//! program its chance to set a remote parent.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -135,6 +135,7 @@ impl Linker {
             }
             return;
         };
+        // A parent closes after all its children, whatever tasks they are in: nothing is missing.
         let life = record.life();
         let period_ns = options.period_ns.load(Ordering::Relaxed);
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);

@@ -147,8 +147,8 @@ pub struct SpanUsage {
     pub samples: u64,
     /// Their weight, in the unit of [`Profile::weight_type`].
     pub weight: u64,
-    /// How often spans of this path were entered, and so polled if their work is async. Counted
-    /// when a span closes.
+    /// How often spans of this path were entered, and so polled if their work is async; a future made
+    /// by `instrument` enters its span once more when it is dropped. Counted when a span closes.
     pub polls: u64,
     /// How often spans of this path were entered on another thread than the time before. Counted
     /// when a span closes.

@@ -14,8 +14,8 @@ use crate::stats::Stats;
 /// A running profiler.
 ///
 /// It samples every thread of the process until it is stopped or dropped, which delivers the last
-/// profile: keep it until the end of `main`. A process that ends otherwise, by `process::exit` or a
-/// signal, loses the window under way.
+/// profile: keep it until the end of `main`. A process that ends otherwise, by `process::exit`, by
+/// `exec` or a signal, loses the window under way.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), pollscope::Error> {

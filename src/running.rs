@@ -1,7 +1,7 @@
 //! A profiler at work: the one place that knows all stages, and starts and stops their threads.
 
 use std::process;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -29,14 +29,14 @@ const RING_WORDS_A_PROCESSOR: usize = 4096;
 /// 512 KiB to 8 MiB.
 const MIN_RING_WORDS: usize = 1 << 16;
 const MAX_RING_WORDS: usize = 1 << 20;
-/// Scratch areas are some 25 KiB each, and no more handlers run at once than there are processors;
-/// as many again, since a thread may be preempted within its handler.
+/// Scratch areas are some 180 KiB each, of which a walk touches a third; no more handlers run at once
+/// than there are processors, and as many again, since a thread may be preempted within its handler.
 const MAX_SCRATCH_AREAS: usize = 64;
 /// Stopping waits this much longer than the exporters may take, for what comes before and after.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
-/// A profiler runs in this process. The signal's handler, and the task list, are one a process.
-static RUNNING: AtomicBool = AtomicBool::new(false);
+/// The process in which a profiler runs, or 0. The signal's handler, and the task list, are one a process.
+static RUNNING: AtomicU32 = AtomicU32::new(0);
 /// Made by the first profiler, used by all later ones.
 static DESK: OnceLock<&'static Desk> = OnceLock::new();
 
@@ -251,18 +251,20 @@ struct Claim;
 
 impl Claim {
     fn take() -> Result<Self, Error> {
-        match RUNNING.swap(true, Ordering::AcqRel) {
-            false => Ok(Self),
-            true => Err(Error::new(
-                ErrorKind::InUse,
-                "a profiler runs in this process already: stop it, or use its layer() once more",
-            )),
-        }
+        let here = process::id();
+        let reason = match RUNNING.compare_exchange(0, here, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return Ok(Self),
+            Err(process) if process == here => {
+                "a profiler runs in this process already: stop it, or use its layer() once more"
+            }
+            Err(_) => "this process is a fork of one that is profiled: start the profiler after the fork",
+        };
+        Err(Error::new(ErrorKind::InUse, reason))
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        RUNNING.store(false, Ordering::Release);
+        RUNNING.store(0, Ordering::Release);
     }
 }

@@ -111,9 +111,15 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Signal {
-    /// SIGPROF, which exists for this purpose.
+    /// SIGURG, which does nothing to a program that has no handler for it.
+    ///
+    /// That matters to a program that replaces itself by `exec`: a perf event's signal that is under
+    /// way then reaches the new program, which has no handler yet, and any of the other signals here
+    /// would end it. Go's runtime interrupts its threads by this signal, for the same reason.
+    Urg,
+    /// SIGPROF, which other profilers use.
     Prof,
-    /// SIGRTMIN plus this number, for programs in which something else handles SIGPROF.
+    /// SIGRTMIN plus this number, for programs in which something else handles the other two.
     Realtime(u8),
 }
 
@@ -158,7 +164,7 @@ impl Settings {
             enabled: true,
             engine: Engine::default(),
             event: Event::default(),
-            signal: Signal::Prof,
+            signal: Signal::Urg,
             hertz: DEFAULT_HERTZ,
             window: DEFAULT_WINDOW,
             stack_depth: DEFAULT_STACK_DEPTH,

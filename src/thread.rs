@@ -5,17 +5,18 @@
 //! the task list. Slots are reused and never unmapped: the handler may hold one at any time.
 
 use std::cell::Cell;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use crate::context::SpanStack;
+use crate::patience;
 
 /// Slots a chunk.
 const CHUNK_SLOTS: usize = 64;
 /// 16,384 threads; those beyond are not sampled, and their CPU is shown as unsampled.
 const CHUNKS: usize = 256;
-/// Tries to get the lock, some microseconds in all: a thread of the application never waits for it.
-const LOCK_TRIES: u32 = 2000;
+/// Enters of spans after which a thread that got no slot asks again.
+const ASK_AGAIN_AFTER: u32 = 1000;
 
 /// One thread.
 pub(crate) struct ThreadSlot {
@@ -36,8 +37,8 @@ pub(crate) struct ThreadSlot {
     pub(crate) perf_fd: AtomicI32,
     /// The descriptor's ring of two pages, or null.
     pub(crate) perf_ring: AtomicPtr<u8>,
-    /// The descriptor still runs its first, random period.
-    pub(crate) first_period: AtomicBool,
+    /// The descriptor's first, random period while it still runs, in nanoseconds; 0 after that.
+    pub(crate) first_period_ns: AtomicU64,
 
     // written by the handler
     /// Set while the handler runs: what it reads must stay.
@@ -56,7 +57,7 @@ impl ThreadSlot {
             stack_end: AtomicU64::new(0),
             perf_fd: AtomicI32::new(-1),
             perf_ring: AtomicPtr::new(std::ptr::null_mut()),
-            first_period: AtomicBool::new(false),
+            first_period_ns: AtomicU64::new(0),
             in_handler: AtomicBool::new(false),
             signals: AtomicU64::new(0),
             handler_ns: AtomicU64::new(0),
@@ -109,9 +110,9 @@ pub(crate) fn slots() -> impl Iterator<Item = &'static ThreadSlot> {
 }
 
 /// The slot of a thread: the one it has, or one that it gets. `None` beyond the bound, or when the
-/// lock is not to be had just now.
+/// lock is not to be had.
 pub(crate) fn take(tid: i32) -> Option<&'static ThreadSlot> {
-    let _taking = try_lock()?;
+    let _taking = patience::lock(&TAKING)?;
     let mut free = None;
     for slot in slots() {
         match slot.tid() {
@@ -136,22 +137,13 @@ fn grow() -> Option<&'static ThreadSlot> {
     slot(first)
 }
 
-fn try_lock() -> Option<MutexGuard<'static, ()>> {
-    for _ in 0..LOCK_TRIES {
-        match TAKING.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
-        }
-    }
-    None
-}
-
 thread_local! {
     /// The thread's slot, once it has one and until it ends.
     static MINE: Cell<Option<&'static ThreadSlot>> = const { Cell::new(None) };
     /// The thread is running its last destructors.
     static ENDED: Cell<bool> = const { Cell::new(false) };
+    /// There was no slot; after so many enters it is asked for again.
+    static REFUSED: Cell<u32> = const { Cell::new(0) };
     static AT_END: AtEnd = const { AtEnd };
 }
 
@@ -185,7 +177,15 @@ fn register() -> Option<&'static ThreadSlot> {
     if ENDED.get() {
         return None;
     }
-    let slot = take(current_tid())?;
+    let enters = REFUSED.get();
+    if enters > 0 {
+        REFUSED.set(enters - 1);
+        return None;
+    }
+    let Some(slot) = take(current_tid()) else {
+        REFUSED.set(ASK_AGAIN_AFTER);
+        return None;
+    };
     slot.stack_end.store(current_stack_end(), Ordering::Relaxed);
     MINE.set(Some(slot));
     // Touching it arms its destructor; when that has run already, the task list must do.

@@ -1,5 +1,4 @@
 use std::path::PathBuf;
-use std::time::Instant;
 
 use tracing::Instrument as _;
 
@@ -74,7 +73,9 @@ fn a_function_of_the_program_has_its_name_file_and_line() {
 /// The stack of the caller, leaf first, without this function.
 #[inline(never)]
 fn stack_here() -> Vec<u64> {
-    let (pool, code) = (ScratchPool::new(1, 256), Modules::default().code_map());
+    let mut modules = Modules::default();
+    modules.refresh();
+    let (pool, code) = (ScratchPool::new(1, 256), modules.code_map());
     let mut taken = pool.take(0).expect("a free area");
     // SAFETY: the stack of this very thread, bounded by a map of its mappings made before.
     let walk = unsafe { walk(Registers::here(), &code, 0, taken.scratch(), 256) };
@@ -250,43 +251,4 @@ fn an_address_is_one_location_however_many_stacks_hold_it() {
     locations.resolve(&generation(modules(), &[address]), None);
     assert_eq!(locations.stack(&[address, address], true, &[]), [first[0], first[0]]);
     assert_eq!(locations.take().0.len(), 1);
-}
-
-/// Prints what it costs to name 16,000 stacks of 50 frames.
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_many_stacks() {
-    let modules = modules();
-    let text = modules[0].text.clone();
-    let step = (text.end - text.start) / 20_000;
-    let entries: Vec<Entry> = (0..16_000_u64)
-        .map(|n| {
-            let stack = (0..50).map(|frame| text.start + (n * 7 + frame * 131) % 20_000 * step).collect();
-            Entry { stack, ..generation(vec![], &[]).entries.remove(0) }
-        })
-        .collect();
-    let generation = Generation { modules, entries };
-    let mut locations = Locations::new(false);
-    for round in ["cold", "cached"] {
-        let (before, begin) = (resident_kib(), Instant::now());
-        locations.begin();
-        locations.resolve(&generation, None);
-        let resolved = begin.elapsed();
-        for entry in &generation.entries {
-            locations.stack(&entry.stack, true, &["checkout".into(), "price".into()]);
-        }
-        let stacked = begin.elapsed() - resolved;
-        let table = locations.take();
-        println!(
-            "{round}: {resolved:?} + {stacked:?} for {} locations, RSS {before} -> {} KiB",
-            table.0.len(),
-            resident_kib()
-        );
-    }
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
 }

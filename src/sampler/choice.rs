@@ -100,6 +100,16 @@ pub(crate) fn explain(error: &io::Error) -> String {
     format!("perf_event_open refused ({name}): {why}")
 }
 
+/// Names the real obstacle behind a refused `timer_create`.
+pub(crate) fn explain_timer(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => {
+            "timer_create refused (EAGAIN): no timers left, each takes a pending signal (ulimit -i)".into()
+        }
+        _ => format!("timer_create refused: {error}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

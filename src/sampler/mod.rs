@@ -165,7 +165,7 @@ impl Sampler {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {}
             Err(error) => {
                 self.refused.insert(tid);
-                self.notes.push(format!("some threads are not sampled: timer_create refused: {error}"));
+                self.notes.push(format!("{}; some threads are not sampled", choice::explain_timer(&error)));
             }
         }
     }
@@ -272,7 +272,9 @@ impl Attached {
 /// Whether the process has such a thread.
 fn exists(tid: i32) -> bool {
     // SAFETY: signal 0 is never sent, only checked.
-    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, 0) == 0 }
+    let asked = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, 0) };
+    // Where a filter forbids the question, a slot is kept too long rather than shared by two threads.
+    asked == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
 /// How many descriptors the process may open.

@@ -56,7 +56,8 @@ impl ThreadEvent {
         // Without the ring a signal counts as one tick, and kernel stacks are missing.
         let pages = map_ring(fd).unwrap_or(std::ptr::null_mut());
         slot.perf_ring.store(pages, Ordering::Relaxed);
-        slot.first_period.store(setting.event.has_fixed_period(), Ordering::Relaxed);
+        let first_ns = if setting.event.has_fixed_period() { first } else { 0 };
+        slot.first_period_ns.store(first_ns, Ordering::Relaxed);
         slot.perf_fd.store(fd, Ordering::Release);
         set_thread_of_fd(fd, Some(slot))?;
         Ok(Self { counter, slot, pages })
@@ -76,7 +77,7 @@ impl ThreadEvent {
 
     /// Changes the period in nanoseconds, or for an event without a fixed one the rate in hertz.
     pub(crate) fn set_period(&mut self, period: u64) -> io::Result<()> {
-        self.slot.first_period.store(false, Ordering::Relaxed);
+        self.slot.first_period_ns.store(0, Ordering::Relaxed);
         set_period(self.counter.as_raw_fd(), period)
     }
 
@@ -234,9 +235,9 @@ pub(crate) fn thread_of(info: &libc::siginfo_t) -> Option<&'static ThreadSlot> {
 /// one's stack, written to `kernel`. A `period` of 0: each tick weighs what the kernel says.
 pub(crate) fn ticks(slot: &ThreadSlot, period: u64, kernel: &mut [u64]) -> Ticks {
     // The first period is random, so that threads do not tick in step; it stands for a whole one.
-    let in_first_period = slot.first_period.load(Ordering::Relaxed);
-    if in_first_period {
-        slot.first_period.store(false, Ordering::Relaxed);
+    let first_ns = slot.first_period_ns.load(Ordering::Relaxed);
+    if first_ns != 0 {
+        slot.first_period_ns.store(0, Ordering::Relaxed);
         // If it fails, the thread goes on ticking too often and its samples weigh too much.
         let _ = set_period(slot.perf_fd.load(Ordering::Relaxed), period);
     }
@@ -246,25 +247,24 @@ pub(crate) fn ticks(slot: &ThreadSlot, period: u64, kernel: &mut [u64]) -> Ticks
     }
     // SAFETY: the collector unmaps the pages only once this slot was seen outside the handler.
     let mut ticks = unsafe { read_ring(pages, kernel) };
+    if first_ns != 0 {
+        ticks.count = first_ticks(ticks.count, first_ns, period);
+    }
     if period != 0 {
         // The kernel goes on reporting the first period of a clock event after it was changed.
-        if in_first_period && ticks.count > 0 {
-            ticks.count = periods_of(ticks.count, ticks.weight / u64::from(ticks.count), period);
-        }
         ticks.weight = period * u64::from(ticks.count);
     }
     ticks
 }
 
-/// How many periods `count` ticks of a shorter first period stand for. A thread that is in a long
-/// system call when it gets its event ticks at the first period until the signal reaches it, perhaps
-/// every 10 µs: the shortest that the kernel's clock events have.
-fn periods_of(count: u32, first: u64, period: u64) -> u32 {
-    const SHORTEST_NS: u64 = 10_000;
-    let after_the_first =
-        u64::from(count.saturating_sub(1)) * first.max(SHORTEST_NS).min(period) / period.max(1);
-    // No more than `count`, as each tick counts for at most a period.
-    1 + after_the_first as u32
+/// The kernel raises a clock event's shorter periods to this.
+const MIN_PERIOD_NS: u64 = 10_000;
+
+/// How many whole periods the first signal stands for. The first tick stands for one; those that
+/// came after it, in a long system call, were the first period apart.
+fn first_ticks(ticks: u32, first_ns: u64, period_ns: u64) -> u32 {
+    let more_ns = u64::from(ticks.saturating_sub(1)) * first_ns.max(MIN_PERIOD_NS);
+    ticks.min(1) + (more_ns / period_ns.max(1)) as u32
 }
 
 /// # Safety
@@ -324,15 +324,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_of_a_short_first_period_count_for_the_time_they_took() {
-        const PERIOD: u64 = 1_000_000;
-        // One tick stands for a whole period, whenever it comes.
-        assert_eq!(periods_of(1, 1, PERIOD), 1);
-        assert_eq!(periods_of(1, PERIOD, PERIOD), 1);
-        // 14 ms in the kernel, at a tick every 10 µs, though only a nanosecond was asked for.
-        assert_eq!(periods_of(1400, 1, PERIOD), 14);
-        assert_eq!(periods_of(1400, 10_000, PERIOD), 14);
-        assert_eq!(periods_of(3, 600_000, PERIOD), 2);
-        assert_eq!(periods_of(14, PERIOD, PERIOD), 14);
+    fn ticks_of_the_first_period_weigh_what_they_are_apart() {
+        assert_eq!(first_ticks(0, 1, 10_000_000), 0);
+        assert_eq!(first_ticks(1, 1, 10_000_000), 1);
+        // A thread was found 50 ms before the end of a system call.
+        assert_eq!(first_ticks(501, 100_000, 10_000_000), 6);
+        assert_eq!(first_ticks(6, 10_000_000, 10_000_000), 6);
+        assert_eq!(first_ticks(5001, 1, 10_000_000), 6);
     }
 }

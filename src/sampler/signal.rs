@@ -11,6 +11,7 @@ impl Signal {
     /// The signal's number in this process.
     pub(crate) fn number(self) -> Result<i32, Error> {
         match self {
+            Self::Urg => Ok(libc::SIGURG),
             Self::Prof => Ok(libc::SIGPROF),
             Self::Realtime(offset) => {
                 let number = libc::SIGRTMIN() + i32::from(offset);

@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tracing::field::{Field, Visit};
 
+use crate::patience;
 use crate::settings::label_of_field;
 
 /// The set of no labels.
@@ -18,23 +19,25 @@ pub(crate) const EMPTY: u32 = 0;
 /// Distinct values of a field, after which the value is `other`: each one is a series to the server.
 pub(crate) const MAX_VALUES: usize = 100;
 /// Distinct sets of labels; a set beyond keeps the parent's.
-const MAX_SETS: usize = 10_000;
+const MAX_SETS: u32 = 10_000;
 /// The longest value that Pyroscope takes, in bytes.
 const MAX_VALUE_BYTES: usize = 2048;
-/// As in `path.rs`: some microseconds, and never a wait.
-const LOCK_TRIES: u32 = 2000;
 
 /// A label's name and value.
 pub(crate) type Pair = (Arc<str>, Arc<str>);
 
 /// The label sets of one profiler.
 pub(crate) struct Labels {
+    /// The number of the first set with labels. Spans outlive the profiler that they were made under:
+    /// its numbers mean nothing to the next one.
+    first: u32,
     /// Field names as spans have them, each with the label's name.
     fields: Vec<(String, Arc<str>)>,
     sets: Mutex<Sets>,
     overflowed: AtomicU64,
 }
 
+#[derive(Default)]
 struct Sets {
     sets: Vec<Arc<[Pair]>>,
     numbers: HashMap<Arc<[Pair]>, u32>,
@@ -48,14 +51,11 @@ impl Labels {
             let label = label_of_field(&field);
             (field, label)
         });
-        let empty: Arc<[Pair]> = Arc::from([]);
+        static NEXT: AtomicU32 = AtomicU32::new(EMPTY + 1);
         Self {
+            first: NEXT.fetch_add(MAX_SETS, Ordering::Relaxed),
             fields: fields.collect(),
-            sets: Mutex::new(Sets {
-                sets: vec![empty.clone()],
-                numbers: HashMap::from([(empty, EMPTY)]),
-                values: HashMap::new(),
-            }),
+            sets: Mutex::new(Sets::default()),
             overflowed: AtomicU64::new(0),
         }
     }
@@ -74,11 +74,11 @@ impl Labels {
             return base;
         }
         let pairs = found.pairs;
-        let Some(mut sets) = self.try_lock() else {
+        let Some(mut sets) = patience::lock(&self.sets) else {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
             return base;
         };
-        let mut set = sets.sets[base as usize].to_vec();
+        let mut set = sets.get(self.first, base).to_vec();
         for (name, value) in pairs {
             let value = sets.bounded(&name, value, &self.overflowed);
             match set.iter_mut().find(|(existing, _)| *existing == name) {
@@ -87,29 +87,21 @@ impl Labels {
             }
         }
         set.sort_unstable();
-        sets.number(set.into(), base, &self.overflowed)
+        sets.number(set.into(), self.first).unwrap_or_else(|| {
+            self.overflowed.fetch_add(1, Ordering::Relaxed);
+            base
+        })
     }
 
-    /// The labels of a set; none for a number that is not known.
+    /// The labels of a set; none for another profiler's.
     pub(crate) fn pairs(&self, set: u32) -> Arc<[Pair]> {
         let sets = self.sets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        sets.sets.get(set as usize).cloned().unwrap_or_default()
+        sets.get(self.first, set).into()
     }
 
     /// How many values became `other`, or were left out, for being beyond a bound.
     pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
-    }
-
-    fn try_lock(&self) -> Option<MutexGuard<'_, Sets>> {
-        for _ in 0..LOCK_TRIES {
-            match self.sets.try_lock() {
-                Ok(guard) => return Some(guard),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
-            }
-        }
-        None
     }
 }
 
@@ -128,18 +120,24 @@ impl Sets {
         value
     }
 
-    fn number(&mut self, set: Arc<[Pair]>, base: u32, overflowed: &AtomicU64) -> u32 {
+    /// The set of a number; the empty one for a number that is none of these.
+    fn get(&self, first: u32, number: u32) -> &[Pair] {
+        let at = number.checked_sub(first).map(|at| at as usize);
+        at.and_then(|at| self.sets.get(at)).map_or(&[], |set| set)
+    }
+
+    /// The number of a set; `None` when there are too many.
+    fn number(&mut self, set: Arc<[Pair]>, first: u32) -> Option<u32> {
         if let Some(&number) = self.numbers.get(&set) {
-            return number;
+            return Some(number);
         }
-        if self.sets.len() >= MAX_SETS {
-            overflowed.fetch_add(1, Ordering::Relaxed);
-            return base;
+        let at = self.sets.len() as u32;
+        if at >= MAX_SETS {
+            return None;
         }
-        let number = self.sets.len() as u32;
         self.sets.push(set.clone());
-        self.numbers.insert(set, number);
-        number
+        self.numbers.insert(set, first + at);
+        Some(first + at)
     }
 }
 
@@ -206,6 +204,19 @@ mod tests {
         with_subscriber(|| {
             let labels = Labels::new(["user".to_owned()]);
             assert_eq!(set(&labels, EMPTY, "/a"), EMPTY);
+        });
+    }
+
+    #[test]
+    fn a_set_of_one_profiler_is_none_of_the_next_one() {
+        with_subscriber(|| {
+            let (before, now) =
+                (Labels::new(["http.route".to_owned()]), Labels::new(["http.route".to_owned()]));
+            let old = set(&before, EMPTY, "/old");
+            let new = set(&now, EMPTY, "/new");
+            assert_eq!(*before.pairs(old), [("http_route".into(), "/old".into())]);
+            assert_eq!(*now.pairs(new), [("http_route".into(), "/new".into())]);
+            assert_eq!((now.pairs(old).len(), before.pairs(new).len()), (0, 0));
         });
     }
 

@@ -6,12 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::Metadata;
 
 use super::record::Life;
+use crate::patience;
 
 /// The path of no span at all; the parent of root spans.
 pub(crate) const ROOT: u32 = 0;
@@ -25,12 +25,6 @@ pub(crate) const MAX_NAMES: usize = 500;
 const MAX_PATHS: usize = 8192;
 /// Spans that a path names; deeper ones share the path of their ancestor at this level.
 const MAX_LEVELS: u16 = 64;
-/// Tries to get the lock, which is taken once for each kind of span: those at first spin, the others
-/// let whoever holds it go on. A thread of the application does not wait for longer: after a fork,
-/// the thread that held it may not exist any more.
-const LOCK_SPINS: u32 = 200;
-const LOCK_YIELDS: u32 = 50;
-
 /// What the spans of one path did, in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -104,18 +98,6 @@ impl Paths {
     }
 }
 
-fn try_lock() -> Option<MutexGuard<'static, Option<Paths>>> {
-    for tried in 0..LOCK_SPINS + LOCK_YIELDS {
-        match PATHS.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) if tried < LOCK_SPINS => std::hint::spin_loop(),
-            Err(TryLockError::WouldBlock) => thread::yield_now(),
-        }
-    }
-    None
-}
-
 fn lock() -> MutexGuard<'static, Option<Paths>> {
     PATHS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -161,7 +143,7 @@ pub(crate) fn child(parent: u32, metadata: &'static Metadata<'static>) -> u32 {
 
 #[cold]
 fn learn(parent: u32, metadata: &'static Metadata<'static>, key: u64) -> u32 {
-    let Some(mut paths) = try_lock() else {
+    let Some(mut paths) = patience::lock(&PATHS) else {
         OVERFLOWED.fetch_add(1, Ordering::Relaxed);
         return OTHER;
     };
@@ -278,7 +260,7 @@ mod tests {
             let span = tracing::info_span!("met at once");
             let metadata = span.metadata().expect("enabled");
             let start = std::sync::Barrier::new(4);
-            let paths = thread::scope(|scope| {
+            let paths = std::thread::scope(|scope| {
                 let ask = || {
                     start.wait();
                     child(child(ROOT, metadata), metadata)

@@ -251,6 +251,8 @@ pub(crate) fn open(
     parent: Option<&'static SpanRecord>,
 ) -> Option<&'static SpanRecord> {
     let record = POOL.take()?;
+    // A handler that copies any of what follows will find the sequence number changed.
+    fence(Ordering::Release);
     record.polls.store(0, Ordering::Relaxed);
     record.migrations.store(0, Ordering::Relaxed);
     record.last_thread.store(NONE, Ordering::Relaxed);

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test is a crate of its own and uses a part of it")]
 
+#[cfg(target_os = "linux")]
+pub mod child;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,6 +56,24 @@ pub fn burn(time: Duration) {
             std::hint::black_box(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         }
     }
+}
+
+/// Keeps a processor busy for this much of the thread's CPU time, whatever else runs on the machine.
+#[cfg(target_os = "linux")]
+#[inline(always)]
+pub fn burn_cpu(time: Duration) {
+    let end = thread_cpu() + time;
+    while thread_cpu() < end {
+        burn(Duration::from_micros(200));
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn thread_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Whether the profiler runs with the engine that the test is about. Where the kernel refuses perf,

@@ -18,8 +18,8 @@ mod table;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
-use std::fs::File;
-use std::io::BufReader;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
 use std::sync::Arc;
 
 use self::entry::Role;
@@ -118,11 +118,9 @@ impl Locations {
         if addresses.is_empty() {
             return;
         }
-        let new: Vec<u64> = addresses.iter().copied().filter(|&a| !self.kernel.knows(a)).collect();
-        if !new.is_empty() && !self.kernel_hidden {
-            let shown = File::open("/proc/kallsyms")
-                .and_then(|list| self.kernel.learn(&new, BufReader::with_capacity(1 << 16, list)));
-            let why = match shown {
+        let all_known = addresses.iter().all(|&address| self.kernel.knows(address));
+        if !all_known && !self.kernel_hidden {
+            let why = match self.learn_kernel(addresses) {
                 Ok(true) => None,
                 Ok(false) => {
                     Some("/proc/kallsyms shows no addresses (sysctl kernel.kptr_restrict)".to_owned())
@@ -148,6 +146,22 @@ impl Locations {
             };
             self.at.insert(address, index);
         }
+    }
+
+    /// Looks up functions of the kernel; false when it does not show where they are.
+    fn learn_kernel(&mut self, addresses: &[u64]) -> io::Result<bool> {
+        // A kernel without modules has no such file.
+        let modules = fs::read_to_string("/proc/modules").unwrap_or_default();
+        let modules: Vec<&str> = modules.lines().filter_map(|line| line.split(' ').next()).collect();
+        let modules = modules.join(" ");
+        if !self.kernel.has_read(&modules) {
+            let list = BufReader::with_capacity(1 << 16, File::open("/proc/kallsyms")?);
+            if !self.kernel.read(modules, list)? {
+                return Ok(false);
+            }
+        }
+        self.kernel.learn(addresses)?;
+        Ok(true)
     }
 
     /// The stack of a sample of the resolved generation, as indices of locations, leaf first.

@@ -1,0 +1,189 @@
+//! What sampling adds to the CPU of a request: `cargo bench --bench overhead`.
+//!
+//! Runs the checkout example at a fixed rate of requests, with `--engine off` (A) and with another
+//! engine (B) in turn, A B B A, so that what changes slowly cancels out; the two As of a pair against
+//! each other say how far equal runs come apart by chance. CPU is the process's own, by `wait4`: the
+//! service, its client, and all that the profiler does from its start to its last file.
+//!
+//! Options, after `--`: `--pairs N` (10), `--seconds N` of each run (20), `--requests-per-second N`
+//! (400), `--engine NAME` (auto), `--hz N` (100).
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use std::{env, fs, io, mem, thread};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let options = Options::from_args()?;
+    println!(
+        "checkout, {} requests/s for {} s a run; A: --engine off, B: --engine {} at {} Hz",
+        options.rate, options.seconds, options.engine, options.hz
+    );
+    let (mut off, mut on) = (Vec::new(), Vec::new());
+    let (mut added, mut control) = (Vec::new(), Vec::new());
+    for pair in 1..=options.pairs {
+        let (a, b) = (options.run("off")?, options.run(&options.engine)?);
+        let (c, d) = (options.run(&options.engine)?, options.run("off")?);
+        added.push(100.0 * ((b.cpu_us + c.cpu_us) / (a.cpu_us + d.cpu_us) - 1.0));
+        control.push(100.0 * (a.cpu_us / d.cpu_us - 1.0));
+        let [a_us, b_us, c_us, d_us] = [&a, &b, &c, &d].map(|run| run.cpu_us);
+        let added = added[pair - 1];
+        println!("{pair:>3}: A {a_us:.1}  B {b_us:.1}  B {c_us:.1}  A {d_us:.1} µs a request: {added:+.2} %");
+        off.extend([a, d]);
+        on.extend([b, c]);
+    }
+    println!("\n{:<34}{:>10}{:>10}", "", "off", options.engine);
+    let row = |name: &str, of: fn(&Run) -> f64| {
+        let mean = |runs: &[Run]| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+        println!("{name:<34}{:>10.2}{:>10.2}", mean(&off), mean(&on));
+    };
+    row("CPU a request, µs", |run| run.cpu_us);
+    row("  of it in the handler", |run| run.handler_us);
+    row("  of it on the profiler's threads", |run| run.threads_us);
+    row("most memory, MB", |run| run.peak_mb);
+    println!("\nadded CPU:                {}", interval(&added));
+    println!("A against A, no effect:   {}", interval(&control));
+    Ok(())
+}
+
+/// What one run of the example took.
+struct Run {
+    /// A request, as are the next two.
+    cpu_us: f64,
+    handler_us: f64,
+    threads_us: f64,
+    peak_mb: f64,
+}
+
+impl Options {
+    fn run(&self, engine: &str) -> Result<Run> {
+        let mut command = Command::new(&self.example);
+        let [seconds, rate, hz] = [self.seconds, self.rate, self.hz].map(|n| n.to_string());
+        command.args(["--engine", engine, "--seconds", &seconds, "--requests-per-second", &rate]);
+        command.args(["--hz", &hz, "--out"]).arg(&self.out).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let (usage, threads_ns) = wait(&child)?;
+        let output = io::read_to_string(child.stdout.take().ok_or("no output")?)?;
+        // "… 242 signals, 20.1 µs each in the handler … 1998 requests in 5 s"
+        let number = |what: &str| -> Option<f64> {
+            let before = output.split_once(what)?.0;
+            before.rsplit(|c: char| c.is_whitespace()).next()?.parse().ok()
+        };
+        let requests = number(" requests in").ok_or_else(|| format!("no requests in: {output}"))?;
+        let handler_us =
+            number(" signals,").unwrap_or(0.0) * number(" µs each in the handler").unwrap_or(0.0);
+        let us = |time: libc::timeval| time.tv_sec as f64 * 1e6 + time.tv_usec as f64;
+        Ok(Run {
+            cpu_us: (us(usage.ru_utime) + us(usage.ru_stime)) / requests,
+            handler_us: handler_us / requests,
+            threads_us: threads_ns as f64 / 1e3 / requests,
+            peak_mb: usage.ru_maxrss as f64 / 1024.0,
+        })
+    }
+}
+
+/// Waits for a process: what it used, and the CPU of those of its threads that are the profiler's, as
+/// of shortly before its end.
+fn wait(child: &Child) -> Result<(libc::rusage, u64)> {
+    let mut threads_ns = HashMap::new();
+    loop {
+        // SAFETY: a zeroed rusage is valid, and this process's own child is waited for once.
+        let (ended, status, usage) = unsafe {
+            let (mut status, mut usage) = (0, mem::zeroed());
+            (libc::wait4(child.id() as i32, &mut status, libc::WNOHANG, &mut usage), status, usage)
+        };
+        match ended {
+            0 => look_at_threads(child.id(), &mut threads_ns),
+            -1 => return Err(io::Error::last_os_error().into()),
+            _ if status != 0 => return Err(format!("the example failed: status {status}").into()),
+            _ => return Ok((usage, threads_ns.into_values().sum())),
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Notes the CPU of a process's threads whose names begin with the profiler's.
+fn look_at_threads(process: u32, threads_ns: &mut HashMap<PathBuf, u64>) {
+    for task in fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten() {
+        let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        if read("comm").starts_with("pollscope")
+            && let Some(ns) = read("schedstat").split(' ').next().and_then(|ns| ns.parse().ok())
+        {
+            threads_ns.insert(task.path(), ns);
+        }
+    }
+}
+
+/// The mean of percentages, and within what it lies with 95 % confidence.
+fn interval(percents: &[f64]) -> String {
+    let n = percents.len() as f64;
+    let mean = percents.iter().sum::<f64>() / n;
+    if n < 2.0 {
+        return format!("{mean:+.2} %");
+    }
+    let variance = percents.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    // Student's t, within 2 % of the tables from five pairs on.
+    let freedom = n - 1.0;
+    let t = 1.96 + 2.37 / freedom + 2.82 / freedom.powi(2);
+    let half = t * (variance / n).sqrt();
+    format!("{mean:+.2} % ± {half:.2} ({:+.2} to {:+.2} %, 95 % confidence)", mean - half, mean + half)
+}
+
+struct Options {
+    pairs: usize,
+    seconds: u32,
+    rate: u32,
+    engine: String,
+    hz: u32,
+    example: PathBuf,
+    out: PathBuf,
+}
+
+impl Options {
+    fn from_args() -> Result<Self> {
+        let mut options = Self {
+            pairs: 10,
+            seconds: 20,
+            rate: 400,
+            engine: "auto".into(),
+            hz: 100,
+            example: build_example()?,
+            out: env::temp_dir().join(format!("pollscope-overhead-{}", std::process::id())),
+        };
+        // Cargo passes --bench.
+        let mut args = env::args().skip(1).filter(|arg| arg != "--bench");
+        while let Some(name) = args.next() {
+            let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
+            match &*name {
+                "--pairs" => options.pairs = value.parse()?,
+                "--seconds" => options.seconds = value.parse()?,
+                "--requests-per-second" => options.rate = value.parse()?,
+                "--engine" => options.engine = value,
+                "--hz" => options.hz = value.parse()?,
+                _ => return Err(format!("no such option: {name}").into()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+impl Drop for Options {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.out);
+    }
+}
+
+/// Builds the example as people would, into the target directory that this program is in.
+fn build_example() -> Result<PathBuf> {
+    let built = Command::new(env!("CARGO")).args(["build", "--release", "--example", "checkout"]).status()?;
+    if !built.success() {
+        return Err("the example does not build".into());
+    }
+    let this = env::current_exe()?;
+    let release = this.parent().and_then(Path::parent).ok_or("this program is not in a target directory")?;
+    Ok(release.join("examples/checkout"))
+}
