@@ -112,6 +112,7 @@ impl fmt::Display for Stats {
                 (delivery.rejected, "refused"),
                 (delivery.unconfirmed, "unconfirmed"),
                 (delivery.dropped, "given up"),
+                (delivery.queued, "waiting"),
             ] {
                 if count > 0 {
                     write!(f, ", {count} {what}")?;
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_became_of_profiles_is_shown_where_it_is_not_the_usual() {
-        let delivery = ExportStats { sent: 7, retried: 3, unconfirmed: 1, ..Default::default() };
+        let delivery = ExportStats { sent: 7, retried: 3, unconfirmed: 1, queued: 4, ..Default::default() };
         let exporter = |name, delivery| ExporterStats { name, exported: 8, delivery, ..Default::default() };
         let stats = Stats {
             exports: vec![exporter("file", ExportStats::default()), exporter("pyroscope", delivery)],
@@ -144,7 +145,7 @@ mod tests {
             end,
             [
                 "2 windows given up, as exporting took too long",
-                "pyroscope: 8 profiles, 3 tried again, 1 unconfirmed",
+                "pyroscope: 8 profiles, 3 tried again, 1 unconfirmed, 4 waiting",
                 "file: 8 profiles",
             ]
         );

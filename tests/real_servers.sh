@@ -4,7 +4,7 @@
 #   tests/real_servers.sh PYROSCOPE_BIN TEMPO_BIN [PROFILECLI_BIN]
 #
 # Pyroscope 2.2 or later and Tempo 3. Starts and stops both itself, on free ports of loopback, with the files of
-# examples/grafana. Takes some two minutes, and fails if anything is not as docs/grafana.md says.
+# examples/grafana. Takes some four minutes, and fails if anything is not as docs/grafana.md says.
 set -euo pipefail
 [ $# -ge 2 ] && [ $# -le 3 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 for binary in "$@"; do

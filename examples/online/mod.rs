@@ -24,7 +24,7 @@ impl Traces {
         // The environment goes before the code, as with profiles: Grafana finds those by this name.
         let name = |resource: &Resource| resource.get(&"service.name".into()).map(|name| name.to_string());
         let mut resource = Resource::builder().build();
-        if name(&resource).is_none_or(|name| name == "unknown_service") {
+        if name(&resource).is_none_or(|name| name.starts_with("unknown_service")) {
             resource = Resource::builder().with_service_name(service).build();
         }
         let service = name(&resource).unwrap_or_default();
