@@ -52,7 +52,7 @@ pub(crate) struct Generation {
 pub(crate) struct Window {
     pub(crate) start: SystemTime,
     pub(crate) duration: Duration,
-    /// What a sample stands for, in nanoseconds of CPU time.
+    /// What a sample stands for, in the unit of its weight; 1 when that varies.
     pub(crate) period: u64,
     pub(crate) generations: Vec<Generation>,
     pub(crate) lost: Lost,

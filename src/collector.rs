@@ -382,7 +382,8 @@ impl Collector {
             start: start.0,
             // By the monotonic clock: the other one may jump.
             duration: now.1.saturating_duration_since(start.1),
-            period: self.sampler.period_ns(),
+            // The kernel adapts the period of other events to the rate, and each sample has its own.
+            period: if self.settings.is_cpu_time { self.sampler.period_ns() } else { 1 },
             generations,
             lost: std::mem::take(&mut self.lost),
             crowded,

@@ -53,7 +53,8 @@ pub struct Profile {
     pub start: SystemTime,
     /// The window's length.
     pub duration: Duration,
-    /// How much of `weight_type` lies between two samples of a thread, in its unit.
+    /// How much of `weight_type` lies between two samples of a thread, in its unit; 1 when that varies,
+    /// as with everything but CPU time.
     pub period: u64,
     /// What [`Sample::weight`] counts.
     pub weight_type: ValueType,
