@@ -66,8 +66,13 @@ impl Export for File {
             return Err(Error::new(ErrorKind::Config, "a File that keeps 0 windows would keep nothing"));
         }
         self.create_dir()?;
-        let probe = Part::create(self.dir.join(format!(".pollscope-{}.part", std::process::id())));
-        probe.map(drop).map_err(|error| cannot("write into", &self.dir, &error))
+        // Whoever tries at the same time, or was killed while it did, may have made the same file.
+        let probe = self.dir.join(format!(".pollscope-{}.part", std::process::id()));
+        fs::File::create(&probe).map_err(|error| cannot("write into", &self.dir, &error))?;
+        match fs::remove_file(&probe) {
+            Err(error) if error.kind() != Io::NotFound => Err(cannot("remove", &probe, &error)),
+            _ => Ok(()),
+        }
     }
 
     fn export(&mut self, profile: &Profile) -> Result<(), Error> {

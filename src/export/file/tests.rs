@@ -68,6 +68,14 @@ fn nothing_is_overwritten() {
 }
 
 #[test]
+fn what_a_killed_process_left_while_it_tried_is_no_obstacle() {
+    let dir = Dir::new();
+    fs::write(dir.0.join(format!(".pollscope-{}.part", std::process::id())), "").unwrap();
+    File::new(&dir.0).check().unwrap();
+    assert!(dir.names().is_empty());
+}
+
+#[test]
 fn writers_of_one_directory_share_it() {
     let dir = Dir::new();
     std::thread::scope(|scope| {
