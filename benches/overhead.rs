@@ -2,17 +2,19 @@
 //!
 //! Runs the checkout example at a fixed rate of requests, with `--engine off` (A) and with another
 //! engine (B) in turn, A B B A, so that what changes slowly cancels out; the two As of a pair against
-//! each other say how far equal runs come apart by chance. CPU is the process's own, by `wait4`: the
-//! service, its client, and all that the profiler does from its start to its last file.
+//! each other say how far equal runs come apart by chance. CPU is the process's own: the service,
+//! its client, and the profiler. *Steady* is from the second window of 10 s on, by the process's CPU
+//! clock; *whole* is by `wait4`, and has in it what is done once: the start, reading the symbols, and
+//! drawing the flame graph at the end.
 //!
-//! Options, after `--`: `--pairs N` (10), `--seconds N` of each run (20), `--requests-per-second N`
+//! Options, after `--`: `--pairs N` (10), `--seconds N` of each run (43), `--requests-per-second N`
 //! (400), `--engine NAME` (auto), `--hz N` (100).
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs, io, mem, thread};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -24,13 +26,14 @@ fn main() -> Result<()> {
         options.rate, options.seconds, options.engine, options.hz
     );
     let (mut off, mut on) = (Vec::new(), Vec::new());
-    let (mut added, mut control) = (Vec::new(), Vec::new());
+    let (mut added, mut control, mut whole) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 1..=options.pairs {
         let (a, b) = (options.run("off")?, options.run(&options.engine)?);
         let (c, d) = (options.run(&options.engine)?, options.run("off")?);
-        added.push(100.0 * ((b.cpu_us + c.cpu_us) / (a.cpu_us + d.cpu_us) - 1.0));
-        control.push(100.0 * (a.cpu_us / d.cpu_us - 1.0));
-        let [a_us, b_us, c_us, d_us] = [&a, &b, &c, &d].map(|run| run.cpu_us);
+        let [a_us, b_us, c_us, d_us] = [&a, &b, &c, &d].map(|run| run.steady_us);
+        added.push(100.0 * ((b_us + c_us) / (a_us + d_us) - 1.0));
+        control.push(100.0 * (a_us / d_us - 1.0));
+        whole.push(100.0 * ((b.whole_us + c.whole_us) / (a.whole_us + d.whole_us) - 1.0));
         let added = added[pair - 1];
         println!("{pair:>3}: A {a_us:.1}  B {b_us:.1}  B {c_us:.1}  A {d_us:.1} µs a request: {added:+.2} %");
         off.extend([a, d]);
@@ -41,19 +44,22 @@ fn main() -> Result<()> {
         let mean = |runs: &[Run]| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
         println!("{name:<34}{:>10.2}{:>10.2}", mean(&off), mean(&on));
     };
-    row("CPU a request, µs", |run| run.cpu_us);
+    row("steady CPU a request, µs", |run| run.steady_us);
+    row("whole CPU a request, µs", |run| run.whole_us);
     row("  of it in the handler", |run| run.handler_us);
     row("  of it on the profiler's threads", |run| run.threads_us);
     row("most memory, MB", |run| run.peak_mb);
-    println!("\nadded CPU:                {}", interval(&added));
+    println!("\nadded, steady:            {}", interval(&added));
+    println!("added, whole:             {}", interval(&whole));
     println!("A against A, no effect:   {}", interval(&control));
     Ok(())
 }
 
 /// What one run of the example took.
 struct Run {
-    /// A request, as are the next two.
-    cpu_us: f64,
+    /// CPU a request, as are the next three.
+    steady_us: f64,
+    whole_us: f64,
     handler_us: f64,
     threads_us: f64,
     peak_mb: f64,
@@ -66,7 +72,7 @@ impl Options {
         command.args(["--engine", engine, "--seconds", &seconds, "--requests-per-second", &rate]);
         command.args(["--hz", &hz, "--out"]).arg(&self.out).stdout(Stdio::piped());
         let mut child = command.spawn()?;
-        let (usage, threads_ns) = wait(&child)?;
+        let Waited { usage, threads_ns, steady } = self.wait(&child)?;
         let output = io::read_to_string(child.stdout.take().ok_or("no output")?)?;
         // "… 242 signals, 20.1 µs each in the handler … 1998 requests in 5 s"
         let number = |what: &str| -> Option<f64> {
@@ -78,7 +84,8 @@ impl Options {
             number(" signals,").unwrap_or(0.0) * number(" µs each in the handler").unwrap_or(0.0);
         let us = |time: libc::timeval| time.tv_sec as f64 * 1e6 + time.tv_usec as f64;
         Ok(Run {
-            cpu_us: (us(usage.ru_utime) + us(usage.ru_stime)) / requests,
+            steady_us: steady * 1e6 / f64::from(self.rate),
+            whole_us: (us(usage.ru_utime) + us(usage.ru_stime)) / requests,
             handler_us: handler_us / requests,
             threads_us: threads_ns as f64 / 1e3 / requests,
             peak_mb: usage.ru_maxrss as f64 / 1024.0,
@@ -86,24 +93,60 @@ impl Options {
     }
 }
 
-/// Waits for a process: what it used, and the CPU of those of its threads that are the profiler's, as
-/// of shortly before its end.
-fn wait(child: &Child) -> Result<(libc::rusage, u64)> {
-    let mut threads_ns = HashMap::new();
-    loop {
-        // SAFETY: a zeroed rusage is valid, and this process's own child is waited for once.
-        let (ended, status, usage) = unsafe {
-            let (mut status, mut usage) = (0, mem::zeroed());
-            (libc::wait4(child.id() as i32, &mut status, libc::WNOHANG, &mut usage), status, usage)
-        };
-        match ended {
-            0 => look_at_threads(child.id(), &mut threads_ns),
-            -1 => return Err(io::Error::last_os_error().into()),
-            _ if status != 0 => return Err(format!("the example failed: status {status}").into()),
-            _ => return Ok((usage, threads_ns.into_values().sum())),
+/// What was seen of a process.
+struct Waited {
+    usage: libc::rusage,
+    /// CPU of the profiler's threads, as of shortly before its end.
+    threads_ns: u64,
+    /// Processors it kept busy in its steady part.
+    steady: f64,
+}
+
+/// When the first window is out, and what was new in it named.
+const WARM: Duration = Duration::from_secs(12);
+
+impl Options {
+    fn wait(&self, child: &Child) -> Result<Waited> {
+        let begin = Instant::now();
+        let end = Duration::from_secs(self.seconds.into()).saturating_sub(Duration::from_secs(1));
+        let (mut threads_ns, mut first, mut last) = (HashMap::new(), None, None);
+        loop {
+            // SAFETY: a zeroed rusage is valid, and this process's own child is waited for once.
+            let (ended, status, usage) = unsafe {
+                let (mut status, mut usage) = (0, mem::zeroed());
+                (libc::wait4(child.id() as i32, &mut status, libc::WNOHANG, &mut usage), status, usage)
+            };
+            match ended {
+                0 => look_at_threads(child.id(), &mut threads_ns),
+                -1 => return Err(io::Error::last_os_error().into()),
+                _ if status != 0 => return Err(format!("the example failed: status {status}").into()),
+                _ => {
+                    let (Some((t0, cpu0)), Some((t1, cpu1))) = (first, last) else {
+                        return Err("a run must last some seconds more than 13".into());
+                    };
+                    let steady = (cpu1 - cpu0) / (t1 - t0);
+                    return Ok(Waited { usage, threads_ns: threads_ns.into_values().sum(), steady });
+                }
+            }
+            let now = begin.elapsed();
+            if (WARM..end).contains(&now) {
+                let reading = (now.as_secs_f64(), cpu_seconds(child.id()));
+                first = first.or(Some(reading));
+                last = Some(reading);
+            }
+            thread::sleep(Duration::from_millis(50));
         }
-        thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// What the CPU clock of a process shows.
+fn cpu_seconds(process: u32) -> f64 {
+    // The kernel's name for a process's CPU clock: the id inverted, then CPUCLOCK_SCHED (2).
+    let clock = (!(process as i32) << 3) | 2;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec; a process that is gone gives an error, and zero.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Notes the CPU of a process's threads whose names begin with the profiler's.
@@ -147,7 +190,7 @@ impl Options {
     fn from_args() -> Result<Self> {
         let mut options = Self {
             pairs: 10,
-            seconds: 20,
+            seconds: 43,
             rate: 400,
             engine: "auto".into(),
             hz: 100,
