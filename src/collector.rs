@@ -149,6 +149,7 @@ impl Collector {
         self.ledger.clock(process_cpu_ns());
         self.registered = threads::registered();
         self.sweep();
+        self.tell_notes();
         self.publish_stats();
     }
 
@@ -183,6 +184,7 @@ impl Collector {
         if now >= self.next_sweep && self.threads_may_have_changed(now) {
             self.sweep();
         }
+        self.tell_notes();
         if now >= self.next_signal_check {
             self.next_signal_check = now + CHECK_SIGNAL_EVERY;
             self.check_signal();
@@ -302,6 +304,13 @@ impl Collector {
             self.publish_code();
             self.sampler.attach(new);
         }
+        let cost = Duration::from_nanos(thread_cpu_ns().saturating_sub(begin_cpu_ns));
+        self.next_sweep = begin + DRAIN_EVERY.max(cost * SWEEP_SHARE);
+        self.next_sweep_anyway = begin + SWEEP_ANYWAY_EVERY;
+    }
+
+    /// Says what happened to the sampler, and has it in the statistics.
+    fn tell_notes(&mut self) {
         for note in self.sampler.take_notes() {
             let mut stats = lock(&self.stats);
             if !stats.reason.contains(&note) {
@@ -310,9 +319,6 @@ impl Collector {
             drop(stats);
             self.said.once(note.clone(), || note);
         }
-        let cost = Duration::from_nanos(thread_cpu_ns().saturating_sub(begin_cpu_ns));
-        self.next_sweep = begin + DRAIN_EVERY.max(cost * SWEEP_SHARE);
-        self.next_sweep_anyway = begin + SWEEP_ANYWAY_EVERY;
     }
 
     fn publish_code(&mut self) {
