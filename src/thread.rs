@@ -41,6 +41,8 @@ pub(crate) struct ThreadSlot {
     pub(crate) first_period_ns: AtomicU64,
 
     // written by the handler
+    /// How far apart ticks were that the kernel may still report as lost; 0 when a whole period.
+    pub(crate) lost_period_ns: AtomicU64,
     /// Set while the handler runs: what it reads must stay.
     pub(crate) in_handler: AtomicBool,
     pub(crate) signals: AtomicU64,
@@ -58,6 +60,7 @@ impl ThreadSlot {
             perf_fd: AtomicI32::new(-1),
             perf_ring: AtomicPtr::new(std::ptr::null_mut()),
             first_period_ns: AtomicU64::new(0),
+            lost_period_ns: AtomicU64::new(0),
             in_handler: AtomicBool::new(false),
             signals: AtomicU64::new(0),
             handler_ns: AtomicU64::new(0),

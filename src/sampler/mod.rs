@@ -65,6 +65,10 @@ pub(crate) fn period_ns(hertz: u32) -> u64 {
 /// A share of the descriptors that the process may open: the rest is the program's.
 const DESCRIPTOR_SHARE: u64 = 4;
 
+/// A perf event goes on with its first period while its thread is in a system call, so a very short
+/// one would have the thread interrupted without end: an interrupt takes some 20 µs.
+const SHORTEST_FIRST_NS: u64 = 100_000;
+
 /// The events and timers of all threads.
 pub(crate) struct Sampler {
     choice: Chosen,
@@ -172,7 +176,8 @@ impl Sampler {
     }
 
     fn open(&mut self, slot: &'static ThreadSlot) -> io::Result<Attached> {
-        let first = 1 + self.random.below(self.period_ns());
+        let (period, shortest) = (self.period_ns(), SHORTEST_FIRST_NS.min(self.period_ns()));
+        let first = shortest + self.random.below(period - shortest + 1);
         if let Chosen::Perf { kernel } = self.choice {
             let setting = perf::Setting { event: self.event, kernel, signal: self.signal };
             let opened = if self.attached.len() as u64 >= max_descriptors() / DESCRIPTOR_SHARE {

@@ -58,6 +58,7 @@ impl ThreadEvent {
         slot.perf_ring.store(pages, Ordering::Relaxed);
         let first_ns = if setting.event.has_fixed_period() { first } else { 0 };
         slot.first_period_ns.store(first_ns, Ordering::Relaxed);
+        slot.lost_period_ns.store(0, Ordering::Relaxed);
         slot.perf_fd.store(fd, Ordering::Release);
         set_thread_of_fd(fd, Some(slot))?;
         Ok(Self { counter, slot, pages })
@@ -246,10 +247,14 @@ pub(crate) fn ticks(slot: &ThreadSlot, period: u64, kernel: &mut [u64]) -> Ticks
         return Ticks { count: 1, weight: period.max(1), kernel_depth: 0 };
     }
     // SAFETY: the collector unmaps the pages only once this slot was seen outside the handler.
-    let mut ticks = unsafe { read_ring(pages, kernel) };
-    if first_ns != 0 {
-        ticks.count = first_ticks(ticks.count, first_ns, period);
-    }
+    let Read { mut ticks, lost } = unsafe { read_ring(pages, kernel) };
+    // The kernel reports what was lost when there is room again: after the next signal.
+    let lost_ns = slot.lost_period_ns.swap(first_ns, Ordering::Relaxed);
+    ticks.count = match (first_ns, lost_ns) {
+        (0, 0) => ticks.count + lost,
+        (0, lost_ns) => ticks.count + periods_of(lost, lost_ns, period),
+        (first_ns, _) => first_ticks(ticks.count + lost, first_ns, period),
+    };
     if period != 0 {
         // The kernel goes on reporting the first period of a clock event after it was changed.
         ticks.weight = period * u64::from(ticks.count);
@@ -263,13 +268,24 @@ const MIN_PERIOD_NS: u64 = 10_000;
 /// How many whole periods the first signal stands for. The first tick stands for one; those that
 /// came after it, in a long system call, were the first period apart.
 fn first_ticks(ticks: u32, first_ns: u64, period_ns: u64) -> u32 {
-    let more_ns = u64::from(ticks.saturating_sub(1)) * first_ns.max(MIN_PERIOD_NS);
-    ticks.min(1) + (more_ns / period_ns.max(1)) as u32
+    ticks.min(1) + periods_of(ticks.saturating_sub(1), first_ns, period_ns)
+}
+
+/// How many whole periods ticks stand for that were `apart_ns` apart.
+fn periods_of(ticks: u32, apart_ns: u64, period_ns: u64) -> u32 {
+    (u64::from(ticks) * apart_ns.max(MIN_PERIOD_NS) / period_ns.max(1)) as u32
+}
+
+/// What a signal found in its ring.
+struct Read {
+    ticks: Ticks,
+    /// Ticks without a record, because the ring was full during a long system call.
+    lost: u32,
 }
 
 /// # Safety
 /// `pages` are a perf event's control page and one page of ring, read by this thread alone.
-unsafe fn read_ring(pages: *mut u8, kernel: &mut [u64]) -> Ticks {
+unsafe fn read_ring(pages: *mut u8, kernel: &mut [u64]) -> Read {
     // SAFETY: both lie in the control page and are aligned.
     let (head, tail) =
         unsafe { (&*pages.add(DATA_HEAD).cast::<AtomicU64>(), &*pages.add(DATA_TAIL).cast::<AtomicU64>()) };
@@ -281,6 +297,7 @@ unsafe fn read_ring(pages: *mut u8, kernel: &mut [u64]) -> Ticks {
     };
     let (end, mut at) = (head.load(Ordering::Acquire), tail.load(Ordering::Relaxed));
     let mut ticks = Ticks { count: 0, weight: 0, kernel_depth: 0 };
+    let mut lost = 0;
     for _ in 0..MAX_RECORDS {
         if at >= end {
             break;
@@ -304,19 +321,16 @@ unsafe fn read_ring(pages: *mut u8, kernel: &mut [u64]) -> Ticks {
                     }
                 }
             }
-            RECORD_LOST => {
-                // The ring was full during a long system call: the ticks count, their stacks don't.
-                let lost = word(at + 16);
-                ticks.weight += ticks.weight / u64::from(ticks.count.max(1)) * lost;
-                ticks.count += lost as u32;
-            }
+            RECORD_LOST => lost += word(at + 16) as u32,
             _ => {}
         }
         // A record of no length would be read for ever.
         at += bytes.max(8);
     }
     tail.store(end, Ordering::Release);
-    ticks
+    // Each counts like those that have a record.
+    ticks.weight += ticks.weight / u64::from(ticks.count.max(1)) * u64::from(lost);
+    Read { ticks, lost }
 }
 
 #[cfg(test)]
@@ -331,5 +345,8 @@ mod tests {
         assert_eq!(first_ticks(501, 100_000, 10_000_000), 6);
         assert_eq!(first_ticks(6, 10_000_000, 10_000_000), 6);
         assert_eq!(first_ticks(5001, 1, 10_000_000), 6);
+        // Those that did not fit into the ring then and are reported after the next signal.
+        assert_eq!(periods_of(288, 10_000, 5_000_000), 0);
+        assert_eq!(periods_of(288, 100_000, 5_000_000), 5);
     }
 }
