@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{ptr, thread};
 
-use pollscope::{Builder, Engine, Profiler, Stats, export};
+use pollscope::{Builder, Engine, Profiler, Signal, Stats, export};
 use tracing::info_span;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -29,16 +29,16 @@ fn main() {
         return println!("nothing is sampled here");
     }
     println!("frames │ warm: fastest    median      mean │ at work: mean");
+    // About: the deepest stack seen may be one that was reading the clock.
     for depth in [10, 50, 200] {
         let more = depth - base;
         let warm = measure_warm(more);
         let mut at_work = Duration::ZERO;
         let reached = frames(|builder| at_work = measure_at_work(builder, more, WORK));
-        assert_eq!(reached, depth);
         let mean = warm.iter().sum::<f64>() / warm.len() as f64;
         let (fastest, median) = (warm[0], warm[warm.len() / 2]);
         let at_work = at_work.as_nanos() as f64 / 1e3;
-        println!("{depth:>6} │ {fastest:>10.2} µs {median:>6.2} µs {mean:>6.2} µs │ {at_work:>10.2} µs");
+        println!("{reached:>6} │ {fastest:>10.2} µs {median:>6.2} µs {mean:>6.2} µs │ {at_work:>10.2} µs");
     }
 }
 
@@ -56,7 +56,7 @@ fn frames<T>(profiled: impl FnOnce(Builder) -> T) -> usize {
 
 fn builder() -> Builder {
     // The timer's signal says all there is to say, as often as it is handled.
-    Profiler::builder("bench").environment(None).engine(Engine::Timer)
+    Profiler::builder("bench").signal(Signal::Prof).environment(None).engine(Engine::Timer)
 }
 
 /// Microseconds of a call, in order.
