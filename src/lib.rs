@@ -37,7 +37,9 @@
 //! the kernel's clock knows of and no sample does is `[unsampled]`. All of them are counted.
 //!
 //! The signal handler allocates nothing, takes no lock and keeps `errno`. The application's threads
-//! never wait for the profiler. What the kernel refuses is said once, on stderr, and something lesser
+//! never wait for samples to be named or sent. One that enters its first span, or makes a kind of span
+//! or label that is new, takes a lock that others hold for microseconds; it gives up after a tenth of a
+//! second, and what it then cannot label is counted or unlabelled. What the kernel refuses is said once, on stderr, and something lesser
 //! is done.
 //!
 //! # Features
