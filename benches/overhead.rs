@@ -8,10 +8,14 @@
 //! drawing the flame graph at the end.
 //!
 //! Options, after `--`: `--pairs N` (10), `--seconds N` of each run (43), `--requests-per-second N`
-//! (400), `--engine NAME` (auto), `--hz N` (100).
+//! (400), `--engine NAME` (auto), `--hz N` (100). `--traces`: the example makes OpenTelemetry traces
+//! in all runs and sends them here. Without it, nobody looks at the spans of A, so they are never made;
+//! with it, what is added is the profiler alone.
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,8 +26,12 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> Result<()> {
     let options = Options::from_args()?;
     println!(
-        "checkout, {} requests/s for {} s a run; A: --engine off, B: --engine {} at {} Hz",
-        options.rate, options.seconds, options.engine, options.hz
+        "checkout{}, {} requests/s for {} s a run; A: --engine off, B: --engine {} at {} Hz",
+        if options.traces.is_some() { " with traces" } else { "" },
+        options.rate,
+        options.seconds,
+        options.engine,
+        options.hz
     );
     let (mut off, mut on) = (Vec::new(), Vec::new());
     let (mut added, mut control, mut whole) = (Vec::new(), Vec::new(), Vec::new());
@@ -71,6 +79,9 @@ impl Options {
         let [seconds, rate, hz] = [self.seconds, self.rate, self.hz].map(|n| n.to_string());
         command.args(["--engine", engine, "--seconds", &seconds, "--requests-per-second", &rate]);
         command.args(["--hz", &hz, "--out"]).arg(&self.out).stdout(Stdio::piped());
+        if let Some(address) = self.traces {
+            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}"));
+        }
         let mut child = command.spawn()?;
         let Waited { usage, threads_ns, steady } = self.wait(&child)?;
         let output = io::read_to_string(child.stdout.take().ok_or("no output")?)?;
@@ -182,6 +193,8 @@ struct Options {
     rate: u32,
     engine: String,
     hz: u32,
+    /// Who takes the example's traces.
+    traces: Option<SocketAddr>,
     example: PathBuf,
     out: PathBuf,
 }
@@ -194,12 +207,17 @@ impl Options {
             rate: 400,
             engine: "auto".into(),
             hz: 100,
+            traces: None,
             example: build_example()?,
             out: env::temp_dir().join(format!("pollscope-overhead-{}", std::process::id())),
         };
         // Cargo passes --bench.
         let mut args = env::args().skip(1).filter(|arg| arg != "--bench");
         while let Some(name) = args.next() {
+            if name == "--traces" {
+                options.traces = Some(take_traces()?);
+                continue;
+            }
             let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
             match &*name {
                 "--pairs" => options.pairs = value.parse()?,
@@ -211,6 +229,41 @@ impl Options {
             }
         }
         Ok(options)
+    }
+}
+
+/// Takes whatever is posted, answers that all is well, and forgets it.
+fn take_traces() -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // A connection that breaks off is the example's end.
+            thread::spawn(move || take_posts(&stream));
+        }
+    });
+    Ok(address)
+}
+
+fn take_posts(mut stream: &TcpStream) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut bytes = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let line = line.trim().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(length) = line.strip_prefix("content-length:") {
+                bytes = length.trim().parse().map_err(io::Error::other)?;
+            }
+        }
+        io::copy(&mut reader.by_ref().take(bytes), &mut io::sink())?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
     }
 }
 

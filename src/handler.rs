@@ -7,7 +7,7 @@
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
-use crate::clock::monotonic_ns;
+use crate::clock::{monotonic_ns, tick_ns};
 use crate::context::Innermost;
 use crate::regs::Registers;
 use crate::ring::Ring;
@@ -28,6 +28,9 @@ pub(crate) struct Desk {
     /// Samples without a stack, because all scratch areas were taken.
     pub(crate) without_scratch: AtomicU64,
 
+    /// How far apart the scheduler's ticks are.
+    tick_ns: u64,
+
     // written by the collector
     /// Null while nothing is sampled.
     code: AtomicPtr<CodeMap>,
@@ -45,6 +48,7 @@ impl Desk {
             scratch: ScratchPool::new(scratch_areas, max_depth),
             strays: AtomicU64::new(0),
             without_scratch: AtomicU64::new(0),
+            tick_ns: tick_ns(),
             code: AtomicPtr::new(std::ptr::null_mut()),
             period: AtomicU64::new(0),
             max_depth: AtomicUsize::new(max_depth),
@@ -144,7 +148,7 @@ fn sample(
     let mut no_room = [];
     let kernel_room = taken.as_mut().map_or(&mut no_room[..], |taken| &mut taken.scratch().kernel[..]);
     let ticks = match info.si_code {
-        libc::SI_TIMER => timer::ticks(info, period),
+        libc::SI_TIMER => timer::ticks(info, slot, period, desk.tick_ns),
         _ => perf::ticks(slot, period, kernel_room),
     };
     if ticks.count == 0 {

@@ -2,10 +2,13 @@
 //!
 //! Needs no privilege and counts all CPU, user and kernel. The kernel looks at these timers on the
 //! scheduler's tick (CONFIG_HZ, often 250 a second), so a faster rate arrives as signals that stand
-//! for several periods each (overruns).
+//! for several periods each (overruns). Overruns also come of one long system call, whose signal
+//! waits until it returns: they are its. And they come of many short bursts of work between which the
+//! thread slept, none of which met a tick: nobody knows what that time went to.
 
 use std::io;
 use std::mem;
+use std::sync::atomic::Ordering;
 
 use super::Ticks;
 use crate::thread::{self, ThreadSlot};
@@ -103,13 +106,71 @@ pub(crate) fn thread_of(info: &libc::siginfo_t) -> Option<&'static ThreadSlot> {
     (value & !0xffff_ffff == MARK).then(|| thread::slot(value as u32)).flatten()
 }
 
-/// Signal side. The ticks that a timer's signal stands for.
-pub(crate) fn ticks(info: &libc::siginfo_t, period_ns: u64) -> Ticks {
-    let count = timer_info(info).overrun.max(0) as u32 + 1;
+/// Signal side. The ticks that a timer's signal stands for, as far as the thread can have spent their
+/// time where it is now.
+pub(crate) fn ticks(info: &libc::siginfo_t, slot: &ThreadSlot, period_ns: u64, tick_ns: u64) -> Ticks {
+    let overrun = timer_info(info).overrun.max(0) as u32;
+    let slept = sleeps();
+    let before = slot.sleeps.swap(slept, Ordering::Relaxed);
+    let count = periods(overrun, slept.saturating_sub(before), period_ns, tick_ns);
     Ticks { count, weight: period_ns * u64::from(count), kernel_depth: 0 }
+}
+
+/// How many of the scheduler's ticks bursts of work at random moments may miss in a row, before
+/// something other than chance keeps them apart: it happens once in e⁸ signals.
+const MISSED_TICKS: u64 = 8;
+
+/// The periods that a signal with this overrun stands for, of a thread that went to sleep `sleeps` times
+/// since its last signal.
+fn periods(overrun: u32, sleeps: u64, period_ns: u64, tick_ns: u64) -> u32 {
+    let over_ns = u64::from(overrun) * period_ns;
+    // Work that no tick met was in bursts shorter than a tick, and the thread slept between them. If
+    // it did not sleep that often, the time was spent in one go.
+    if over_ns <= MISSED_TICKS * tick_ns || sleeps.saturating_mul(tick_ns) < over_ns {
+        return overrun.saturating_add(1);
+    }
+    (tick_ns / period_ns.max(1)).max(1) as u32
+}
+
+/// Async-signal-safe. How often the calling thread gave its processor up by itself.
+fn sleeps() -> u64 {
+    // SAFETY: a zeroed rusage is valid, and the call writes no more than one; should a filter forbid it,
+    // the answer stays zero, and overruns count as one long call.
+    unsafe {
+        let mut usage: libc::rusage = mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage.ru_nvcsw as u64
+    }
 }
 
 fn timer_info(info: &libc::siginfo_t) -> &TimerInfo {
     // SAFETY: called for SI_TIMER only, whose layout this is; it is no larger than siginfo_t.
     unsafe { &*std::ptr::from_ref(info).cast() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK_NS: u64 = 4_000_000;
+
+    #[test]
+    fn one_long_call_is_where_the_thread_is() {
+        assert_eq!(periods(29, 10, 10_000_000, TICK_NS), 30);
+        assert_eq!(periods(u32::MAX, 0, 10_000_000, TICK_NS), u32::MAX);
+    }
+
+    #[test]
+    fn ticks_missed_by_chance_are_where_the_thread_is() {
+        assert_eq!(periods(0, 1000, 10_000_000, TICK_NS), 1);
+        assert_eq!(periods(3, 1000, 10_000_000, TICK_NS), 4);
+        assert_eq!(periods(32, 1000, 1_000_000, TICK_NS), 33);
+    }
+
+    #[test]
+    fn bursts_that_no_tick_met_are_not_where_the_thread_is_now() {
+        assert_eq!(periods(29, 290, 10_000_000, TICK_NS), 1);
+        // At this rate a tick stands for four periods.
+        assert_eq!(periods(290, 290, 1_000_000, TICK_NS), 4);
+    }
 }

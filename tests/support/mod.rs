@@ -69,7 +69,7 @@ pub fn burn_cpu(time: Duration) {
 }
 
 #[cfg(target_os = "linux")]
-fn thread_cpu() -> Duration {
+pub fn thread_cpu() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one timespec.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
