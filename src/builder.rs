@@ -71,10 +71,14 @@ impl Builder {
 
     /// Sets what takes the samples.
     ///
-    /// Perf adds the kernel's part of the stacks and keeps to high rates; it costs an interrupt of
-    /// some 20 µs a sample, and a descriptor and two locked pages a thread. Timers are nearly free
-    /// but tick with the scheduler, 250 times a second on many systems: a higher rate gives samples
-    /// that weigh more instead.
+    /// Perf adds the kernel's part of the stacks, keeps to high rates, and sees all work alike. It costs
+    /// an interrupt of some 20 µs a sample, a descriptor and two locked pages a thread, and one to three
+    /// microseconds each time that a thread goes to sleep and wakes (`cargo bench --bench switch`).
+    ///
+    /// Timers cost nothing there, but look at a thread only when one of the scheduler's ticks meets it,
+    /// 250 times a second on many systems. A higher rate gives samples that weigh more instead, and short
+    /// work that keeps step with the ticks may be sampled too seldom, or never: what none of them met is
+    /// unsampled.
     ///
     /// [`Engine::Auto`] by default.
     pub fn engine(mut self, engine: Engine) -> Self {

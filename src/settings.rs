@@ -42,7 +42,7 @@ pub enum Engine {
     /// Kernel perf events, a descriptor for each thread. Without the right to see kernel mode, the
     /// time in system calls is missing from the samples and shown as unsampled.
     Perf,
-    /// A POSIX timer on each thread's CPU clock. Needs no privilege.
+    /// A POSIX timer on each thread's CPU clock. Needs no privilege. Sees what the scheduler's ticks meet.
     Timer,
     /// Nothing is sampled, spans are not followed, and no thread is started.
     Off,
