@@ -128,9 +128,9 @@ fn on_tick(desk: &Desk, info: &libc::siginfo_t, context: &libc::ucontext_t) {
     let code = desk.code.load(Ordering::SeqCst);
     // SAFETY: a published map is dropped only after this slot was seen outside the handler.
     if let Some(code) = unsafe { code.as_ref() } {
-        let begin = monotonic_ns();
-        sample(desk, code, slot, info, context);
-        slot.handler_ns.fetch_add(monotonic_ns().saturating_sub(begin), Ordering::Relaxed);
+        let begin_ns = monotonic_ns();
+        sample(desk, code, slot, info, context, begin_ns);
+        slot.handler_ns.fetch_add(monotonic_ns().saturating_sub(begin_ns), Ordering::Relaxed);
         slot.signals.fetch_add(1, Ordering::Relaxed);
     }
     slot.in_handler.store(false, Ordering::SeqCst);
@@ -142,13 +142,14 @@ fn sample(
     slot: &ThreadSlot,
     info: &libc::siginfo_t,
     context: &libc::ucontext_t,
+    now_ns: u64,
 ) {
     let period = desk.period.load(Ordering::Relaxed);
     let mut taken = desk.scratch.take(slot.index() as usize / THREADS_AN_AREA);
     let mut no_room = [];
     let kernel_room = taken.as_mut().map_or(&mut no_room[..], |taken| &mut taken.scratch().kernel[..]);
     let ticks = match info.si_code {
-        libc::SI_TIMER => timer::ticks(info, slot, period, desk.tick_ns),
+        libc::SI_TIMER => timer::ticks(info, slot, now_ns, period, desk.tick_ns),
         _ => perf::ticks(slot, period, kernel_room),
     };
     if ticks.count == 0 {

@@ -43,8 +43,9 @@ pub(crate) struct ThreadSlot {
     // written by the handler
     /// How far apart ticks were that the kernel may still report as lost; 0 when a whole period.
     pub(crate) lost_period_ns: AtomicU64,
-    /// How often the thread had gone to sleep when its timer's last signal came.
+    /// How often the thread had gone to sleep when that was counted last, and when it was.
     pub(crate) sleeps: AtomicU64,
+    pub(crate) sleeps_counted_ns: AtomicU64,
     /// Set while the handler runs: what it reads must stay.
     pub(crate) in_handler: AtomicBool,
     pub(crate) signals: AtomicU64,
@@ -64,6 +65,7 @@ impl ThreadSlot {
             first_period_ns: AtomicU64::new(0),
             lost_period_ns: AtomicU64::new(0),
             sleeps: AtomicU64::new(0),
+            sleeps_counted_ns: AtomicU64::new(0),
             in_handler: AtomicBool::new(false),
             signals: AtomicU64::new(0),
             handler_ns: AtomicU64::new(0),
@@ -131,6 +133,7 @@ pub(crate) fn take(tid: i32) -> Option<&'static ThreadSlot> {
     slot.ended.store(false, Ordering::Relaxed);
     slot.stack_end.store(0, Ordering::Relaxed);
     slot.sleeps.store(0, Ordering::Relaxed);
+    slot.sleeps_counted_ns.store(0, Ordering::Relaxed);
     slot.spans.clear();
     slot.tid.store(tid, Ordering::Release);
     Some(slot)

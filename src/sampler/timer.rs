@@ -106,13 +106,30 @@ pub(crate) fn thread_of(info: &libc::siginfo_t) -> Option<&'static ThreadSlot> {
     (value & !0xffff_ffff == MARK).then(|| thread::slot(value as u32)).flatten()
 }
 
+/// How often a thread's sleeps are counted, for what may come: it would be a fifth of each signal's time.
+const COUNT_SLEEPS_EVERY_NS: u64 = 50_000_000;
+
 /// Signal side. The ticks that a timer's signal stands for, as far as the thread can have spent their
 /// time where it is now.
-pub(crate) fn ticks(info: &libc::siginfo_t, slot: &ThreadSlot, period_ns: u64, tick_ns: u64) -> Ticks {
+pub(crate) fn ticks(
+    info: &libc::siginfo_t,
+    slot: &ThreadSlot,
+    now_ns: u64,
+    period_ns: u64,
+    tick_ns: u64,
+) -> Ticks {
     let overrun = timer_info(info).overrun.max(0) as u32;
-    let slept = sleeps();
-    let before = slot.sleeps.swap(slept, Ordering::Relaxed);
-    let count = periods(overrun, slept.saturating_sub(before), period_ns, tick_ns);
+    let mut count = overrun.saturating_add(1);
+    let is_long = u64::from(overrun) * period_ns > MISSED_TICKS * tick_ns;
+    let counted_ns = slot.sleeps_counted_ns.load(Ordering::Relaxed);
+    if is_long || now_ns.saturating_sub(counted_ns) >= COUNT_SLEEPS_EVERY_NS {
+        slot.sleeps_counted_ns.store(now_ns, Ordering::Relaxed);
+        let sleeps = sleeps();
+        let before = slot.sleeps.swap(sleeps, Ordering::Relaxed);
+        if is_long {
+            count = long_periods(overrun, sleeps.saturating_sub(before), period_ns, tick_ns);
+        }
+    }
     Ticks { count, weight: period_ns * u64::from(count), kernel_depth: 0 }
 }
 
@@ -120,13 +137,12 @@ pub(crate) fn ticks(info: &libc::siginfo_t, slot: &ThreadSlot, period_ns: u64, t
 /// something other than chance keeps them apart: it happens once in e⁸ signals.
 const MISSED_TICKS: u64 = 8;
 
-/// The periods that a signal with this overrun stands for, of a thread that went to sleep `sleeps` times
-/// since its last signal.
-fn periods(overrun: u32, sleeps: u64, period_ns: u64, tick_ns: u64) -> u32 {
-    let over_ns = u64::from(overrun) * period_ns;
+/// The periods that a signal stands for whose overrun is longer than that, of a thread that went to sleep
+/// `sleeps` times meanwhile, or a few times more.
+fn long_periods(overrun: u32, sleeps: u64, period_ns: u64, tick_ns: u64) -> u32 {
     // Work that no tick met was in bursts shorter than a tick, and the thread slept between them. If
     // it did not sleep that often, the time was spent in one go.
-    if over_ns <= MISSED_TICKS * tick_ns || sleeps.saturating_mul(tick_ns) < over_ns {
+    if sleeps.saturating_mul(tick_ns) < u64::from(overrun) * period_ns {
         return overrun.saturating_add(1);
     }
     (tick_ns / period_ns.max(1)).max(1) as u32
@@ -156,21 +172,14 @@ mod tests {
 
     #[test]
     fn one_long_call_is_where_the_thread_is() {
-        assert_eq!(periods(29, 10, 10_000_000, TICK_NS), 30);
-        assert_eq!(periods(u32::MAX, 0, 10_000_000, TICK_NS), u32::MAX);
-    }
-
-    #[test]
-    fn ticks_missed_by_chance_are_where_the_thread_is() {
-        assert_eq!(periods(0, 1000, 10_000_000, TICK_NS), 1);
-        assert_eq!(periods(3, 1000, 10_000_000, TICK_NS), 4);
-        assert_eq!(periods(32, 1000, 1_000_000, TICK_NS), 33);
+        assert_eq!(long_periods(29, 10, 10_000_000, TICK_NS), 30);
+        assert_eq!(long_periods(u32::MAX, 0, 10_000_000, TICK_NS), u32::MAX);
     }
 
     #[test]
     fn bursts_that_no_tick_met_are_not_where_the_thread_is_now() {
-        assert_eq!(periods(29, 290, 10_000_000, TICK_NS), 1);
+        assert_eq!(long_periods(29, 290, 10_000_000, TICK_NS), 1);
         // At this rate a tick stands for four periods.
-        assert_eq!(periods(290, 290, 1_000_000, TICK_NS), 4);
+        assert_eq!(long_periods(290, 290, 1_000_000, TICK_NS), 4);
     }
 }
