@@ -32,7 +32,7 @@ fn profiles(
     let subscriber = tracing_subscriber::registry().with(profiler.layer());
     tracing::subscriber::with_default(subscriber, || {
         info_span!("outer").in_scope(|| {
-            info_span!("inner").in_scope(|| burn_cpu(Duration::from_millis(80)));
+            info_span!("inner").in_scope(|| burn_cpu(Duration::from_millis(100)));
         });
     });
     let stats = profiler.stop();

@@ -35,7 +35,7 @@ fn labels(fields: &[&str], work: impl FnOnce()) -> (BTreeSet<String>, u64) {
 
 /// Long enough to be sampled.
 fn work() {
-    burn_cpu(Duration::from_millis(40));
+    burn_cpu(Duration::from_millis(100));
 }
 
 #[test]

@@ -195,5 +195,5 @@ fn remote(trace: u128, span: u64) -> opentelemetry::Context {
 /// Long enough to be sampled.
 #[inline(never)]
 fn work() {
-    burn_cpu(Duration::from_millis(40));
+    burn_cpu(Duration::from_millis(100));
 }
