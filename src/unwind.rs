@@ -272,10 +272,15 @@ mod tests {
             let callers = &taken.scratch().rules.callers;
             callers.iter().map(|cache| cache.stats().misses()).sum::<u64>()
         };
-        let after: Vec<u64> = (0..3).map(|_| (walk_here(20, &pool, &code, 256), misses()).1).collect();
-        // Where the program is loaded is chance, so a few of the addresses may share a place.
-        let again = after[2] - after[1];
-        assert!(after[0] >= 20 && again <= 4, "{after:?}");
+        let [first, second, third] = std::array::from_fn(|_| (walk_here(20, &pool, &code, 256).1, misses()));
+        assert!(first.1 > 0, "{first:?}");
+        // Where the program is loaded is chance, so two addresses may share a place and push each other
+        // out; the unwinder looks up what lies before a return address.
+        let callers = &third.0[1..];
+        let place = |address: u64| (address / 509 % CALLER_CACHES as u64, (address - 1) % 509);
+        let is_pushed_out = |a: &&u64| callers.iter().any(|b| b != *a && place(*b) == place(**a));
+        let pushed_out = callers.iter().filter(is_pushed_out).count() as u64;
+        assert!(third.1 - second.1 <= pushed_out, "{second:?} {third:?}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn keep(engine: Engine, expected: &str) -> Option<Books> {
     Some(books)
 }
 
-/// What chance may add: a period at either end of each stretch, and for timers a few ticks more.
+/// What chance may add: periods at the ends of stretches, and for timers a few ticks more.
 const SLACK_NS: u64 = 100_000_000;
 
 #[test]
@@ -110,5 +110,6 @@ fn perf_sees_work_between_the_ticks() {
 fn what_timers_missed_is_not_given_to_what_comes_next() {
     let Some(books) = keep(Engine::Timer, "timer") else { return };
     let (weight, cpu) = books.seen_ns;
-    assert!(weight < cpu + SLACK_NS, "{weight} of {cpu}");
+    // Of the first stretch, what came before the thread was found is in no sample.
+    assert!((cpu / 4..cpu + SLACK_NS).contains(&weight), "{weight} of {cpu}");
 }
